@@ -1,0 +1,212 @@
+// The loop's side of the lock session: what it asks of it, and what it makes of the answers.
+
+package dispatcher
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/pq-dispatch/pq-dispatch/internal/telemetry"
+	"github.com/pq-dispatch/pq-dispatch/store"
+)
+
+// ask sends the next request to the lock session: a sweep, if it is time, or what there is to give
+// back together with a claim for the next queue that wants one.
+func (l *loop) ask() {
+	if l.session == nil || l.asking {
+		return
+	}
+	if l.sweep && !l.stopping {
+		l.sweep = false
+		l.send(ask{sweep: l.queues, budget: l.locks > 0})
+		return
+	}
+	request := ask{claim: store.ClaimRequest{Release: l.release, Ended: l.ended}}
+	if q, want := l.choose(); q != nil {
+		q.wanted = false
+		request.queue = q
+		request.claim.Queue = q.source
+		request.claim.Want = want
+		request.claim.Held = slices.Collect(maps.Keys(q.held))
+	}
+	if request.queue == nil && len(l.release) == 0 && len(l.ended) == 0 {
+		return
+	}
+	l.locks -= len(l.release)
+	l.release, l.ended = nil, nil
+	l.send(request)
+}
+
+func (l *loop) send(request ask) {
+	l.asking = true
+	l.keeper.asks <- request // there is room: no other is under way
+}
+
+// choose finds the next queue that may have work and has room for it, and how much.
+func (l *loop) choose() (*queue, int) {
+	if l.stopping || l.burying {
+		return nil, 0
+	}
+	spare := l.session.budget - l.locks + len(l.release)
+	for i := range l.queues {
+		n := (l.turn + i) % len(l.queues)
+		q := l.queues[n]
+		if !q.wanted {
+			continue
+		}
+		if want := min(q.room(l.slots), spare, maxClaim); want > 0 {
+			l.turn = (n + 1) % len(l.queues)
+			return q, want
+		}
+	}
+	return nil, 0
+}
+
+// hear takes the answer to an ask.
+func (l *loop) hear(a answer) {
+	l.asking = false
+	switch {
+	case errors.Is(a.err, store.ErrLockTable):
+		l.shrink(a)
+		return
+	case a.err != nil:
+		return // the session is broken, which the keeper says next
+	case a.sweep != nil:
+		l.survey(a)
+	case a.queue != nil:
+		l.take(a)
+	}
+	if len(a.claim.Release) > 0 && len(l.release) == 0 {
+		l.wakeOthers()
+	}
+}
+
+// take buffers the jobs of a claim.
+func (l *loop) take(a answer) {
+	q, claims := a.queue, a.claims
+	now := a.at
+	l.offset, l.offsetOK = claims.Now.Sub(now), true
+	q.rate.measure(now)
+	if len(claims.Jobs)+len(claims.Gone) >= a.claim.Want {
+		q.wanted = true // there may be more
+	}
+	if claims.NextDue >= 0 {
+		l.expect(q, claims.NextDue)
+	}
+	l.locks += len(claims.Jobs) + len(claims.Gone)
+	l.release = append(l.release, claims.Gone...)
+	if len(claims.Jobs) > 0 {
+		l.batches[claims.Batch] = len(claims.Jobs)
+	} else if len(claims.Gone) > 0 {
+		l.ended = append(l.ended, claims.Batch)
+	}
+	for _, job := range claims.Jobs {
+		due := job.EnqueuedAt
+		if job.ScheduleAt.After(due) {
+			due = job.ScheduleAt
+		}
+		c := &claim{
+			job:       &Job{Job: job, jobs: l.d.jobs},
+			queue:     q,
+			session:   l.session,
+			batch:     claims.Batch,
+			claimedAt: now,
+			age:       max(0, claims.Now.Sub(due)),
+		}
+		q.held[job.ID] = c
+		q.buffer.add(c)
+	}
+	if l.stopping {
+		l.handBack(q)
+	}
+}
+
+// survey takes the result of a sweep.
+func (l *loop) survey(a answer) {
+	telemetry.Wake(l.inner, "sweep")
+	for i, outlook := range a.outlooks {
+		if outlook.Due {
+			a.sweep[i].wanted = true
+		}
+		if outlook.NextDue >= 0 {
+			l.expect(a.sweep[i], outlook.NextDue)
+		}
+	}
+	if a.budget > 0 {
+		l.session.budget = a.budget
+	}
+	if len(a.dead) > 0 && !l.burying {
+		l.burying = true
+		l.background.Go(func() {
+			l.bury(a.dead)
+			l.buried <- struct{}{}
+		})
+	}
+}
+
+// bury sees to what dead dispatchers have left. Claims wait for it: a job that is claimed again before
+// its attempt is counted could go on killing processes uncounted. It uses the pool, not the lock session, on which the
+// locks of our own jobs would be granted again.
+func (l *loop) bury(dead []int32) {
+	for _, id := range dead {
+		buried, err := l.d.jobs.Bury(l.inner, id, l.d.options.Queue.MaxAttempts)
+		switch {
+		case err != nil && l.inner.Err() == nil:
+			l.d.log.Warn("cannot bury a dead dispatcher; the next sweep tries again", "dispatcher", id, "error", err)
+		case buried:
+			l.d.log.Warn("a dispatcher has died; its jobs are free", "dispatcher", id)
+		}
+	}
+}
+
+// shrink answers a full lock table: hold fewer, so that other sessions get theirs.
+func (l *loop) shrink(a answer) {
+	l.session.budget = max(1, l.locks/2)
+	l.ended = append(l.ended, a.claim.Ended...)
+	l.d.log.Error("the server's lock table is full; running fewer jobs at once",
+		"budget", l.session.budget, "remedy", "raise max_locks_per_transaction, or lower the concurrency", "error", a.err)
+	l.expect(a.queue, time.Second)
+}
+
+// open begins the life of a lock session: everything may have changed.
+func (l *loop) open(budget int) {
+	ctx, cancel := context.WithCancelCause(l.inner)
+	l.session = &sessionScope{ctx: ctx, cancel: cancel, budget: budget}
+	l.sweep = true
+	if most := l.d.options.Concurrency; budget < most {
+		l.d.log.Warn("the server's lock table does not allow so many jobs at once",
+			"concurrency", most, "budget", budget, "remedy", "raise max_locks_per_transaction")
+	}
+	for _, q := range l.queues {
+		q.wanted = true
+	}
+}
+
+// lose ends it: all claims are lost. Running handlers are told to stop; their jobs stay in held, so
+// that this process at least does not run them a second time beside them.
+func (l *loop) lose(err error) {
+	l.d.log.Error("the lock session broke; its claims are lost", "running", len(l.running), "error", err)
+	l.cancelHandlers(ErrSessionLost)
+	for _, q := range l.queues {
+		for _, c := range q.buffer {
+			delete(q.held, c.job.ID)
+		}
+		q.buffer = nil
+	}
+	l.session = nil
+	l.locks, l.release, l.ended = 0, nil, nil
+	clear(l.batches)
+	// An ask that was under way went down with it.
+	l.asking = false
+	select {
+	case <-l.keeper.asks:
+	default:
+	}
+	select {
+	case <-l.keeper.answers:
+	default:
+	}
+}

@@ -1,0 +1,210 @@
+package dispatcher_test
+
+import (
+	"context"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pq-dispatch/pq-dispatch/dispatcher"
+	"github.com/pq-dispatch/pq-dispatch/internal/devpg"
+	"github.com/pq-dispatch/pq-dispatch/internal/devpg/pgtest"
+	"github.com/pq-dispatch/pq-dispatch/store"
+)
+
+// jobLocks lists the jobs whose locks are held, by anyone.
+func jobLocks(t *testing.T, pool *pgxpool.Pool) []int64 {
+	t.Helper()
+	rows, err := pool.Query(t.Context(), `
+		select objid::bigint from pg_locks
+		where locktype = 'advisory' and classid = 'queue'::regclass::oid and objsubid = 2
+		  and database = (select oid from pg_database where datname = current_database())
+		order by 1`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ids
+}
+
+func TestTheLocksAreThoseOfTheJobsInHand(t *testing.T) {
+	pool := poolAt(t, migrated.Database(t))
+	jobs := store.New(pool, store.Options{})
+	ids, err := store.PutMany(t.Context(), jobs.Queue("apples"), slices.Values(make([]int, 30)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	entered, proceed := make(chan struct{}, 30), make(chan struct{})
+	r := handleApples(t, jobs, dispatcher.QueueOptions{Concurrency: 10}, func(context.Context, *dispatcher.Job) error {
+		entered <- struct{}{}
+		<-proceed
+		return nil
+	})
+	for range 10 {
+		receive(t, entered, "a handler")
+	}
+	// Nothing has been handled yet, so there is no rate to prefetch by.
+	if got, want := jobLocks(t, pool), ids[:10]; !slices.Equal(got, want) {
+		t.Errorf("while 10 run: got locks on %v, want %v", got, want)
+	}
+	close(proceed)
+	eventually(t, "no lock is left", func() bool { return len(jobLocks(t, pool)) == 0 })
+	if err := r.end(); err != nil {
+		t.Error(err)
+	}
+	for range 20 {
+		receive(t, entered, "the other jobs")
+	}
+}
+
+func TestASmallLockTableIsSharedAndNeverFilled(t *testing.T) {
+	server := pgtest.Server(t, devpg.Options{Settings: map[string]string{
+		"max_locks_per_transaction": "10",
+		"max_connections":           "20",
+	}})
+	url := server.URL("postgres")
+	if err := migrate(t.Context(), url); err != nil {
+		t.Fatal(err)
+	}
+	pool := poolAt(t, url)
+	jobs := store.New(pool, store.Options{})
+	const n = 600
+	if _, err := store.PutMany(t.Context(), jobs.Queue("apples"), slices.Values(make([]int, n))); err != nil {
+		t.Fatal(err)
+	}
+	var handled, most atomic.Int64
+	r := handleApples(t, jobs, dispatcher.QueueOptions{Concurrency: 100}, func(ctx context.Context, _ *dispatcher.Job) error {
+		if handled.Add(1)%50 == 0 {
+			var locks int64
+			if err := pool.QueryRow(ctx, `select count(*) from pg_locks where locktype = 'advisory'`).Scan(&locks); err != nil {
+				return err // a bystander's statement must not suffer
+			}
+			most.Store(max(most.Load(), locks))
+		}
+		return nil
+	})
+	eventually(t, "all are done", func() bool {
+		n, err := jobs.Queue("apples").Len(t.Context())
+		if err != nil {
+			t.Fatalf("a bystander suffers: %v", err)
+		}
+		return n == 0
+	})
+	if err := r.end(); err != nil {
+		t.Error(err)
+	}
+	if got, budget := most.Load(), int64(10*20/2); got > budget+1 { // and the beacon
+		t.Errorf("got %d locks at once, want at most %d", got, budget)
+	}
+	if got := handled.Load(); got != n {
+		t.Errorf("got %d runs, want %d", got, n)
+	}
+}
+
+// statements counts what is sent to the server.
+type statements struct{ n atomic.Int64 }
+
+func (s *statements) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	s.n.Add(1)
+	return ctx
+}
+func (s *statements) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+func (s *statements) TraceBatchStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceBatchStartData) context.Context {
+	s.n.Add(1)
+	return ctx
+}
+func (s *statements) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
+func (s *statements) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData)     {}
+
+func TestAnIdleDispatcherOnlySweeps(t *testing.T) {
+	config, err := pgxpool.ParseConfig(migrated.Database(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	count := &statements{}
+	config.ConnConfig.Tracer = count
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	jobs := store.New(pool, store.Options{})
+	handled := make(chan struct{}, 1)
+	const sweep = 200 * time.Millisecond
+	d := dispatcher.New(jobs, quiet(dispatcher.Options{Sweep: sweep}))
+	for _, queue := range []string{"apples", "pears", "plums"} {
+		d.Handle(queue, dispatcher.HandlerFunc(func(context.Context, *dispatcher.Job) error {
+			handled <- struct{}{}
+			return nil
+		}))
+	}
+	start(t, d)
+	put(t, jobs.Queue("apples"), "Cox")
+	receive(t, handled, "the job")
+
+	// Settle down: wait for two sweeps, then count what comes between further ones.
+	waitFor := func(n int64) {
+		eventually(t, "sweeps happen", func() bool { return count.n.Load() >= n })
+	}
+	waitFor(count.n.Load() + 2)
+	before, begin := count.n.Load(), time.Now()
+	waitFor(before + 10)
+	sweeps := int64(time.Since(begin)/sweep) + 2
+	if got := count.n.Load() - before; got > sweeps {
+		t.Errorf("got %d statements in %v, want at most one a sweep for all queues, %d", got, time.Since(begin), sweeps)
+	}
+}
+
+func TestASweepFindsWhatWasNotNotified(t *testing.T) {
+	pool := poolAt(t, migrated.Database(t))
+	jobs := store.New(pool, store.Options{})
+	got := make(chan struct{}, 10)
+	d := dispatcher.New(jobs, quiet(dispatcher.Options{Sweep: 50 * time.Millisecond}))
+	d.Handle("apples", dispatcher.HandlerFunc(func(context.Context, *dispatcher.Job) error {
+		got <- struct{}{}
+		return nil
+	}))
+	start(t, d)
+	put(t, jobs.Queue("apples"), "Cox")
+	receive(t, got, "the first: the dispatcher is at work")
+	err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(t.Context(), `set local pq_dispatch.notify = off`); err != nil {
+			return err
+		}
+		_, err := jobs.Queue("apples").With(tx).Put(t.Context(), "Boskoop", store.ScheduleAt(10*time.Millisecond))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	receive(t, got, "the silent one")
+}
+
+func TestForgedNotificationsAreHarmless(t *testing.T) {
+	pool := poolAt(t, migrated.Database(t))
+	jobs := store.New(pool, store.Options{})
+	got := make(chan struct{}, 10)
+	handleApples(t, jobs, dispatcher.QueueOptions{}, func(context.Context, *dispatcher.Job) error {
+		got <- struct{}{}
+		return nil
+	})
+	put(t, jobs.Queue("apples"), "Cox")
+	receive(t, got, "the first: the dispatcher is at work")
+	for _, payload := range []string{"", " ", "x", "0", "0 nobody", "-1 apples", "99999999999999999999 apples", "9223372036854775807 apples", "abc apples", "0 apples\x01"} {
+		if _, err := pool.Exec(t.Context(), `select pg_notify('pq_dispatch', $1)`, payload); err != nil {
+			if _, ok := err.(*pgconn.PgError); !ok {
+				t.Fatal(err)
+			}
+		}
+	}
+	put(t, jobs.Queue("apples"), "Boskoop")
+	receive(t, got, "the second")
+}

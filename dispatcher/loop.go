@@ -1,0 +1,200 @@
+package dispatcher
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/pq-dispatch/pq-dispatch/internal/telemetry"
+	"github.com/pq-dispatch/pq-dispatch/notify"
+)
+
+const (
+	never = time.Duration(math.MaxInt64)
+
+	// horizon is how far ahead the wheel is armed. What is due later, a sweep finds in time. It
+	// bounds the wheel, and how long a timer can be wrong: Go's stand still in suspend.
+	horizon = time.Minute
+
+	wheelTick = time.Millisecond
+
+	// maxClaim is how many jobs one claim asks for at most.
+	maxClaim = 1000
+
+	// farewell is how long a stopping dispatcher waits for handlers whose contexts have ended,
+	// and for the database to take the last outcomes.
+	farewell = 5 * time.Second
+)
+
+// loop is a running dispatcher. All of it belongs to the goroutine of Run; the goroutines it starts
+// talk to it by channel.
+type loop struct {
+	d      *Dispatcher
+	inner  context.Context // of all that the loop starts; ends when the loop has
+	queues []*queue
+	turn   int // of the queue to be considered next
+	slots  int // free slots for handlers in this process
+
+	wheel *wheel[*queue]
+	epoch time.Time // of the wheel
+	timer *time.Timer
+
+	hints  *hints
+	keeper *keeper
+	fatal  chan error // why the dispatcher can never work
+
+	session  *sessionScope // nil: none is open
+	asking   bool          // an ask is under way
+	sweep    bool          // one is wanted
+	burying  bool          // the dead are being seen to
+	buried   chan struct{}
+	locks    int           // held by the session
+	release  []int64       // to be given back with the next ask
+	ended    []int64       // batches to be struck from the ledger with it
+	batches  map[int64]int // how many of a batch's jobs have not ended
+	offset   time.Duration // of the database's clock from ours; known after the first claim
+	offsetOK bool
+
+	work      chan *claim // to idle workers
+	workers   sync.WaitGroup
+	running   map[*claim]bool
+	finished  chan *claim
+	unsettled []*claim // finished, their outcomes to be written
+	settling  bool
+	settled   chan settlement
+	returning map[*queue]bool // jobs of these were handed back: wake the others once they are free
+
+	stopping   bool
+	background sync.WaitGroup // all goroutines but the workers
+}
+
+type settlement struct {
+	batch []*claim
+	err   error
+}
+
+// Run claims and handles jobs until ctx ends, and returns when all that it started has ended: nil
+// after a graceful stop.
+//
+// When ctx ends it claims no more, waits for the running handlers up to Grace, then ends their
+// contexts, and hands back what is unfinished. A handler that goes on even then is named in an error
+// that matches [ErrStuck].
+//
+// Run returns at once with an error that matches [ErrConfig], or one of package store, when the
+// options or the database cannot be worked with. A database that is only not reachable it waits
+// for, at the start as at any time later.
+func (d *Dispatcher) Run(ctx context.Context) error {
+	if d.started {
+		panic("dispatcher: Run was called twice")
+	}
+	d.started = true
+	if err := d.configure(); err != nil {
+		return err
+	}
+	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	l := &loop{
+		d:         d,
+		inner:     inner,
+		slots:     d.options.Concurrency,
+		wheel:     newWheel[*queue](wheelTick),
+		epoch:     time.Now(),
+		timer:     time.NewTimer(never),
+		hints:     newHints(d.queues),
+		keeper:    newKeeper(d),
+		fatal:     make(chan error, 2),
+		batches:   map[int64]int{},
+		work:      make(chan *claim),
+		running:   map[*claim]bool{},
+		finished:  make(chan *claim, 256),
+		settled:   make(chan settlement, 1),
+		buried:    make(chan struct{}, 1),
+		returning: map[*queue]bool{},
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.queues)) {
+		l.queues = append(l.queues, d.queues[name])
+	}
+	defer func() {
+		cancel()
+		close(l.work)
+		l.background.Wait()
+		if len(l.running) == 0 { // else some are stuck, which the error says
+			l.workers.Wait()
+		}
+	}()
+	l.background.Go(func() {
+		if err := l.keeper.run(inner); err != nil {
+			l.fatal <- err
+		}
+	})
+	l.background.Go(func() {
+		listener := &notify.Listener{Connect: d.jobs.Connect, Logger: d.log}
+		listener.Handle(d.jobs.Channel(), l.hints)
+		if err := listener.Run(inner); inner.Err() == nil {
+			l.fatal <- err
+		}
+	})
+	return l.run(ctx)
+}
+
+func (l *loop) run(ctx context.Context) error {
+	sweeps := time.NewTicker(l.d.options.Sweep)
+	defer sweeps.Stop()
+	defer l.timer.Stop()
+	stop := ctx.Done()
+	deadline := time.NewTimer(never) // of the present phase of stopping
+	defer deadline.Stop()
+	cancelled := false
+	for {
+		l.start()
+		l.settle()
+		l.ask()
+		if l.stopping && l.atRest() {
+			return nil
+		}
+		l.arm()
+		select {
+		case c := <-l.finished:
+			l.finish(c)
+			for range len(l.finished) {
+				l.finish(<-l.finished)
+			}
+		case s := <-l.settled:
+			l.settling = false
+			if s.err == nil { // else the loop is at its end, and the jobs are run again
+				l.conclude(s.batch)
+			}
+		case a := <-l.keeper.answers:
+			l.hear(a)
+		case <-l.hints.signal:
+			l.heed()
+		case <-l.timer.C:
+			telemetry.Wake(ctx, "timer")
+			l.advance()
+		case <-sweeps.C:
+			l.sweep = true
+		case <-l.buried:
+			l.burying = false
+		case budget := <-l.keeper.opened:
+			l.open(budget)
+		case err := <-l.keeper.lost:
+			l.lose(err)
+		case <-stop:
+			stop = nil
+			deadline.Reset(l.d.options.Grace)
+			l.stop()
+		case <-deadline.C:
+			if cancelled {
+				return l.abandon()
+			}
+			cancelled = true
+			deadline.Reset(farewell)
+			l.cancelHandlers(ErrStopping)
+		case err := <-l.fatal:
+			return fmt.Errorf("dispatcher: %w", err)
+		}
+	}
+}

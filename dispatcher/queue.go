@@ -1,0 +1,118 @@
+package dispatcher
+
+import (
+	"container/heap"
+	"time"
+
+	"github.com/pq-dispatch/pq-dispatch/internal/telemetry"
+	"github.com/pq-dispatch/pq-dispatch/retry"
+	"github.com/pq-dispatch/pq-dispatch/store"
+)
+
+// queue is what the loop knows of one queue. But for the fields that are fixed when Run starts, all
+// of it belongs to the loop's goroutine.
+type queue struct {
+	source    *store.Queue
+	name      string
+	spelling  string           // as registered, with the codec's suffix
+	routes    map[string]route // by task
+	options   QueueOptions
+	telemetry *telemetry.Queue
+
+	free   int              // slots for handlers
+	buffer buffer           // claimed, not started
+	held   map[int64]*claim // claimed, in whatever stage: never to be claimed again meanwhile
+	wanted bool             // there may be a due job that is not claimed
+	armed  time.Duration    // when the wheel will fire for it, at the latest; never: maxDuration
+	rate   rate
+}
+
+// route is where the jobs of a task go.
+type route struct {
+	handler Handler
+	retry   retry.Policy // nil: the queue's
+}
+
+func (q *queue) configure(o QueueOptions) {
+	q.options = o
+	q.telemetry = telemetry.NewQueue(q.name)
+	q.free = o.Concurrency
+	q.held = map[int64]*claim{}
+	q.armed = never
+}
+
+// claim is a job in the hands of this dispatcher.
+type claim struct {
+	job       *Job
+	queue     *queue
+	session   *sessionScope // under which it was claimed
+	batch     int64
+	claimedAt time.Time     // on the local clock
+	age       time.Duration // since it was due, at that time
+	outcome   outcome       // set by its handler's goroutine, before it is sent to the loop
+}
+
+// room is how many jobs of the queue to claim now: those that free slots wait for, and a little more,
+// so that the slots stay busy while the next claim is under way.
+func (q *queue) room(slots int) int {
+	return min(q.free, slots) + q.rate.prefetch() - len(q.buffer)
+}
+
+// buffer is a heap of claims in the order in which jobs run: earliest expected_at first, those
+// without one last, then id.
+type buffer []*claim
+
+func (b buffer) Len() int      { return len(b) }
+func (b buffer) Swap(i, j int) { b[i], b[j] = b[j], b[i] }
+func (b *buffer) Push(c any)   { *b = append(*b, c.(*claim)) }
+func (b *buffer) Pop() any {
+	old := *b
+	last := old[len(old)-1]
+	old[len(old)-1] = nil
+	*b = old[:len(old)-1]
+	return last
+}
+
+func (b buffer) Less(i, j int) bool {
+	x, y := b[i].job, b[j].job
+	if !x.ExpectedAt.Equal(y.ExpectedAt) {
+		return !x.ExpectedAt.IsZero() && (y.ExpectedAt.IsZero() || x.ExpectedAt.Before(y.ExpectedAt))
+	}
+	return x.ID < y.ID
+}
+
+func (b *buffer) add(c *claim) { heap.Push(b, c) }
+func (b *buffer) next() *claim { return heap.Pop(b).(*claim) }
+
+// rate follows how fast a queue's jobs are handled.
+type rate struct {
+	perSecond float64
+	done      int
+	since     time.Time
+}
+
+const (
+	prefetchTime = 20 * time.Millisecond // of work to hold in reserve: a claim's round trip and more
+	maxPrefetch  = 2000
+	rateWindow   = 5 * time.Millisecond // the shortest time that a rate is measured over
+)
+
+// measure folds what was done since the last measurement into the rate.
+func (r *rate) measure(now time.Time) {
+	elapsed := now.Sub(r.since)
+	if elapsed < rateWindow {
+		return
+	}
+	if elapsed < time.Second { // after a pause, what was before says nothing
+		r.perSecond = (r.perSecond + float64(r.done)/elapsed.Seconds()) / 2
+	} else {
+		r.perSecond = float64(r.done) / elapsed.Seconds()
+	}
+	r.done, r.since = 0, now
+}
+
+// prefetch is the number of jobs that are handled in prefetchTime. Slow handlers have none: a job
+// held here is one that an idle process could run.
+func (r *rate) prefetch() int {
+	return min(int(r.perSecond*prefetchTime.Seconds()), maxPrefetch)
+}

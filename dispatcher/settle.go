@@ -1,0 +1,103 @@
+package dispatcher
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pq-dispatch/pq-dispatch/internal/telemetry"
+	"github.com/pq-dispatch/pq-dispatch/retry"
+	"github.com/pq-dispatch/pq-dispatch/store"
+)
+
+// settle writes the outcomes of a batch of runs, and tries until the database has taken them: a
+// done job whose completion is lost would run again. It runs on a goroutine of its own, one batch
+// at a time; the next one is what has come meanwhile. It returns when ctx ends, with the batch
+// unsettled at worst, so that the jobs are run again.
+func (d *Dispatcher) settle(ctx context.Context, batch []*claim) error {
+	delays := retry.Reconnect()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for attempt := 1; ; attempt++ {
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		err := d.write(ctx, batch, attempt > 1)
+		if err == nil {
+			return nil
+		}
+		if attempt == 1 {
+			d.log.Warn("cannot write outcomes; trying again until it works", "jobs", len(batch), "error", err)
+		}
+		timer.Reset(delays.NextBackOff())
+	}
+}
+
+// write sends the outcomes, at most one statement a kind. Each is safe to repeat: it concerns an
+// attempt, and changes nothing once that is over.
+func (d *Dispatcher) write(ctx context.Context, batch []*claim, repeated bool) error {
+	var completed, checked []store.Run
+	var returned []store.Return
+	for _, c := range batch {
+		switch c.outcome.kind {
+		case done, discarded:
+			completed = append(completed, c.job.run())
+		case completedTx:
+			checked = append(checked, c.job.run())
+		case retried, snoozed, setAside:
+			returned = append(returned, c.outcome.back)
+		case handedBack, claimLost:
+		}
+	}
+	if len(checked) > 0 {
+		failed, err := d.rolledBack(ctx, batch, checked)
+		if err != nil {
+			return err
+		}
+		returned = append(returned, failed...)
+	}
+	accepted, err := d.jobs.Settle(ctx, completed, returned)
+	if err != nil {
+		return err
+	}
+	if refused := len(completed) + len(returned) - accepted; refused > 0 && !repeated {
+		// A repeated write may find its own work done: then this tells nothing.
+		telemetry.Refused(ctx, refused)
+		d.log.Warn("outcomes refused: these jobs were finished, changed or removed by someone else meanwhile",
+			"refused", refused, "of", summary(batch))
+	}
+	return nil
+}
+
+// rolledBack finds the jobs whose handler called CompleteTx and returned nil, but did not commit.
+// Their run has failed.
+func (d *Dispatcher) rolledBack(ctx context.Context, batch []*claim, checked []store.Run) ([]store.Return, error) {
+	ids, err := d.jobs.Uncompleted(ctx, checked)
+	if err != nil {
+		return nil, err
+	}
+	var failed []store.Return
+	for _, c := range batch {
+		if c.outcome.kind == completedTx && slices.Contains(ids, c.job.ID) {
+			failed = append(failed, c.failed(errNotCommitted).back)
+		}
+	}
+	return failed, nil
+}
+
+// summary names the jobs of a batch for the log, not too many.
+func summary(batch []*claim) string {
+	const most = 10
+	var names []string
+	for _, c := range batch[:min(len(batch), most)] {
+		names = append(names, fmt.Sprintf("%s/%d", c.queue.name, c.job.ID))
+	}
+	if len(batch) > most {
+		names = append(names, fmt.Sprintf("and %d more", len(batch)-most))
+	}
+	return strings.Join(names, ", ")
+}

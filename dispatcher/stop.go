@@ -1,0 +1,69 @@
+// How the loop ends.
+
+package dispatcher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// ErrStuck is matched by the error of Run when handlers went on after their contexts had ended.
+var ErrStuck = errors.New("handlers ignored the end of their context")
+
+func (l *loop) cancelHandlers(cause error) {
+	if l.session != nil {
+		l.session.cancel(cause)
+	}
+}
+
+// stop begins the graceful end: claim no more, and give back at once what has not been started.
+func (l *loop) stop() {
+	l.stopping = true
+	for _, q := range l.queues {
+		l.handBack(q)
+	}
+}
+
+func (l *loop) handBack(q *queue) {
+	for _, c := range q.buffer {
+		l.drop(c)
+		l.returning[q] = true
+	}
+	q.buffer = nil
+}
+
+// wakeOthers tells the other processes of jobs that were handed back, now that they are unlocked.
+func (l *loop) wakeOthers() {
+	for q := range l.returning {
+		l.background.Go(func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(l.inner), farewell)
+			defer cancel()
+			if err := q.source.Wake(ctx); err != nil {
+				l.d.log.Warn("cannot tell others of jobs handed back; their sweep finds them", "queue", q.name, "error", err)
+			}
+		})
+	}
+	clear(l.returning)
+}
+
+// atRest tells whether nothing is left to be done: a stopping dispatcher may go.
+func (l *loop) atRest() bool {
+	return len(l.running) == 0 && !l.settling && len(l.unsettled) == 0 &&
+		(l.session == nil || !l.asking && len(l.release) == 0 && len(l.ended) == 0)
+}
+
+// abandon gives up on what did not end in time.
+func (l *loop) abandon() error {
+	if len(l.running) == 0 {
+		return errors.New("dispatcher: stopped before the database had taken all outcomes; their jobs will run again")
+	}
+	var names []string
+	for c := range l.running {
+		names = append(names, fmt.Sprintf("job %d of %s", c.job.ID, c.queue.name))
+	}
+	slices.Sort(names)
+	return fmt.Errorf("dispatcher: %w: %s", ErrStuck, strings.Join(names, ", "))
+}

@@ -1,0 +1,58 @@
+// What wakes the loop: notifications, and the one timer of the wheel.
+
+package dispatcher
+
+import (
+	"time"
+
+	"github.com/pq-dispatch/pq-dispatch/internal/telemetry"
+)
+
+// heed takes what the listener has heard.
+func (l *loop) heed() {
+	telemetry.Wake(l.inner, "notification")
+	pending, all := l.hints.take()
+	if all {
+		for _, q := range l.queues {
+			q.wanted = true
+		}
+	}
+	for q, due := range pending {
+		if due.IsZero() || !l.offsetOK {
+			q.wanted = true
+		} else {
+			l.expect(q, time.Until(due.Add(-l.offset)))
+		}
+	}
+}
+
+// expect has the wheel fire for a queue after a delay. What is beyond the horizon is left to the
+// sweep.
+func (l *loop) expect(q *queue, delay time.Duration) {
+	if delay > horizon {
+		return
+	}
+	if at := time.Since(l.epoch) + delay; at < q.armed {
+		q.armed = at
+		l.wheel.add(at, q)
+	}
+}
+
+func (l *loop) advance() {
+	l.wheel.advance(time.Since(l.epoch), func(at time.Duration, q *queue) {
+		q.wanted = true
+		if at >= q.armed {
+			q.armed = never
+		}
+	})
+}
+
+// arm sets the one timer to the wheel's next entry.
+func (l *loop) arm() {
+	at, ok := l.wheel.next()
+	if !ok {
+		l.timer.Stop()
+		return
+	}
+	l.timer.Reset(at - time.Since(l.epoch))
+}

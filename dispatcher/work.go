@@ -1,0 +1,93 @@
+// The loop's way of a job: from the buffer to a worker, from its outcome to the end of its claim.
+
+package dispatcher
+
+// start hands buffered jobs to goroutines, queue by queue in turn, as far as slots are free.
+func (l *loop) start() {
+	for i := range l.queues {
+		q := l.queues[(l.turn+i)%len(l.queues)]
+		for len(q.buffer) > 0 && q.free > 0 && l.slots > 0 {
+			c := q.buffer.next()
+			q.free--
+			l.slots--
+			l.running[c] = true
+			select {
+			case l.work <- c: // to a worker that is idle
+			default:
+				l.workers.Go(func() { l.worker(c) })
+			}
+		}
+	}
+}
+
+// worker runs handlers, one after another: a goroutine that stays keeps the stack that it has grown.
+func (l *loop) worker(c *claim) {
+	for ok := true; ok; c, ok = <-l.work {
+		l.handle(c)
+	}
+}
+
+func (l *loop) handle(c *claim) {
+	defer func() { // deferred, for a handler that ends its goroutine
+		select {
+		case l.finished <- c:
+		case <-l.inner.Done(): // the loop has given up on this one
+		}
+	}()
+	c.run(c.session.ctx)
+}
+
+// finish takes a run's outcome.
+func (l *loop) finish(c *claim) {
+	q := c.queue
+	delete(l.running, c)
+	q.free++
+	l.slots++
+	q.rate.done++
+	l.unsettled = append(l.unsettled, c)
+	switch c.outcome.kind {
+	case setAside:
+		l.d.log.Error("job set aside", "queue", q.name, "job", c.job.ID, "task", c.job.Task, "attempt", c.job.Attempt, "error", c.outcome.reason)
+	case retried:
+		l.d.log.Warn("job failed", "queue", q.name, "job", c.job.ID, "task", c.job.Task, "attempt", c.job.Attempt, "retry_in", c.outcome.back.Delay, "error", c.outcome.reason)
+	case discarded:
+		l.d.log.Info("job discarded", "queue", q.name, "job", c.job.ID, "task", c.job.Task, "reason", c.outcome.reason)
+	}
+}
+
+// settle has the outcomes written that have come since the last time.
+func (l *loop) settle() {
+	if l.settling || len(l.unsettled) == 0 {
+		return
+	}
+	batch := l.unsettled
+	l.unsettled = nil
+	l.settling = true
+	l.background.Go(func() { l.settled <- settlement{batch, l.d.settle(l.inner, batch)} })
+}
+
+// conclude gives up the claims of jobs whose outcome is written.
+func (l *loop) conclude(batch []*claim) {
+	for _, c := range batch {
+		switch c.outcome.kind {
+		case retried, snoozed:
+			l.expect(c.queue, c.outcome.back.Delay)
+		case handedBack:
+			l.returning[c.queue] = true
+		}
+		l.drop(c)
+	}
+}
+
+// drop ends a claim. The lock is released with the next ask; only then may the job be claimed again.
+func (l *loop) drop(c *claim) {
+	delete(c.queue.held, c.job.ID)
+	if c.session != l.session {
+		return // its lock went with its session
+	}
+	l.release = append(l.release, c.job.ID)
+	if l.batches[c.batch]--; l.batches[c.batch] == 0 {
+		delete(l.batches, c.batch)
+		l.ended = append(l.ended, c.batch)
+	}
+}

@@ -1,0 +1,180 @@
+// Package telemetry is all that the project says to OpenTelemetry, through its API only: without an
+// SDK in the program it costs next to nothing and does nothing.
+//
+// Names follow the semantic conventions for messaging. A job carries the context of the span that
+// put it in its metadata; the span that processes it links to that one. No job data and no query
+// parameter is ever recorded.
+package telemetry
+
+import (
+	"context"
+	"strconv"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+)
+
+const scope = "github.com/pq-dispatch/pq-dispatch"
+
+const (
+	keySystem     = attribute.Key("messaging.system")
+	keyQueue      = attribute.Key("messaging.destination.name")
+	keyOperation  = attribute.Key("messaging.operation.name")
+	keyType       = attribute.Key("messaging.operation.type")
+	keyMessage    = attribute.Key("messaging.message.id")
+	keyBatch      = attribute.Key("messaging.batch.message_count")
+	keyTask       = attribute.Key("pq_dispatch.task")
+	keyAttempt    = attribute.Key("pq_dispatch.attempt")
+	keyOutcome    = attribute.Key("pq_dispatch.outcome")
+	keyWakeReason = attribute.Key("pq_dispatch.wake.reason")
+	keyErrorType  = attribute.Key("error.type")
+	system        = "postgresql"
+	operationPut  = "put"
+	operationRun  = "process"
+)
+
+// propagator carries the trace in a job's metadata, as traceparent and tracestate.
+var propagator = propagation.TraceContext{}
+
+// instruments are made once. They and the tracer reach the SDK that the program sets, even later.
+var instruments = sync.OnceValue(func() (m struct {
+	sent     metric.Int64Counter
+	jobs     metric.Int64Counter
+	duration metric.Float64Histogram
+	lateness metric.Float64Histogram
+	inFlight metric.Int64UpDownCounter
+	wakes    metric.Int64Counter
+	refused  metric.Int64Counter
+}) {
+	meter := otel.Meter(scope)
+	// These fail only for malformed names; the instruments they return then do nothing.
+	m.sent, _ = meter.Int64Counter("messaging.client.sent.messages",
+		metric.WithUnit("{message}"), metric.WithDescription("Jobs put."))
+	m.jobs, _ = meter.Int64Counter("pq_dispatch.jobs",
+		metric.WithUnit("{job}"), metric.WithDescription("Runs of jobs, by outcome."))
+	m.duration, _ = meter.Float64Histogram("messaging.process.duration",
+		metric.WithUnit("s"), metric.WithDescription("Run time of handlers."))
+	m.lateness, _ = meter.Float64Histogram("pq_dispatch.lateness",
+		metric.WithUnit("s"), metric.WithDescription("From the moment a job was due until its handler started."))
+	m.inFlight, _ = meter.Int64UpDownCounter("pq_dispatch.in_flight",
+		metric.WithUnit("{job}"), metric.WithDescription("Handlers running."))
+	m.wakes, _ = meter.Int64Counter("pq_dispatch.wakes",
+		metric.WithUnit("{wake}"), metric.WithDescription("What woke the dispatcher, by reason."))
+	m.refused, _ = meter.Int64Counter("pq_dispatch.refused",
+		metric.WithUnit("{job}"), metric.WithDescription("Outcomes that came after the claim was lost."))
+	return m
+})
+
+// Put opens the span of jobs being put and writes its context into their metadata. The function it
+// returns ends it, with the ids they were given.
+func Put(ctx context.Context, queue string, metadata *map[string]string) (context.Context, func(ids []int64, err error)) {
+	ctx, span := otel.Tracer(scope).Start(ctx, operationPut+" "+queue, trace.WithSpanKind(trace.SpanKindProducer))
+	if span.IsRecording() {
+		span.SetAttributes(keySystem.String(system), keyQueue.String(queue), keyOperation.String(operationPut), keyType.String("send"))
+	}
+	if span.SpanContext().IsValid() {
+		carrier := propagation.MapCarrier{}
+		propagator.Inject(ctx, carrier)
+		*metadata = carrier
+	}
+	return ctx, func(ids []int64, err error) {
+		switch {
+		case err != nil:
+			span.SetStatus(codes.Error, "put failed")
+		case len(ids) == 1:
+			span.SetAttributes(keyMessage.String(strconv.FormatInt(ids[0], 10)))
+		default:
+			span.SetAttributes(keyBatch.Int(len(ids)))
+		}
+		if err == nil {
+			instruments().sent.Add(ctx, int64(len(ids)), metric.WithAttributes(keySystem.String(system), keyQueue.String(queue)))
+		}
+		span.End()
+	}
+}
+
+// Queue is what is said about the handlers of one queue. Its attribute sets are made once: hashing
+// them for each job would cost more than all else that a dispatcher does for it.
+type Queue struct {
+	name string
+	all  metric.MeasurementOption // the queue
+	done metric.MeasurementOption // and the outcome, of nearly all jobs
+}
+
+// done is the outcome of a run that has done its job.
+const done = "done"
+
+// NewQueue returns the telemetry of a queue.
+func NewQueue(name string) *Queue {
+	return &Queue{
+		name: name,
+		all:  metric.WithAttributes(keySystem.String(system), keyQueue.String(name)),
+		done: metric.WithAttributes(keySystem.String(system), keyQueue.String(name), keyOutcome.String(done)),
+	}
+}
+
+// Run is what is known of a job when its handler starts.
+type Run struct {
+	Task     string
+	ID       int64
+	Attempt  int
+	Metadata map[string]string
+	Lateness time.Duration
+}
+
+// Process opens the span of a handler. The function it returns ends it with the run's outcome
+// ("done", "retry", ...) and the kind of its error, if any.
+func (q *Queue) Process(ctx context.Context, r Run) (context.Context, func(outcome, errorType string)) {
+	options := []trace.SpanStartOption{
+		trace.WithSpanKind(trace.SpanKindConsumer),
+		trace.WithAttributes(keySystem.String(system), keyQueue.String(q.name), keyOperation.String(operationRun), keyType.String("process"),
+			keyMessage.String(strconv.FormatInt(r.ID, 10)), keyTask.String(r.Task), keyAttempt.Int(r.Attempt)),
+	}
+	if r.Metadata != nil {
+		from := trace.SpanContextFromContext(propagator.Extract(context.Background(), propagation.MapCarrier(r.Metadata)))
+		if from.IsValid() {
+			options = append(options, trace.WithLinks(trace.Link{SpanContext: from}))
+		}
+	}
+	ctx, span := otel.Tracer(scope).Start(ctx, operationRun+" "+q.name, options...)
+	m := instruments()
+	measured := m.jobs.Enabled(ctx)
+	var start time.Time
+	if measured {
+		start = time.Now()
+		m.lateness.Record(ctx, r.Lateness.Seconds(), q.all)
+		m.inFlight.Add(ctx, 1, q.all)
+	}
+	return ctx, func(outcome, errorType string) {
+		if errorType != "" {
+			span.SetStatus(codes.Error, outcome)
+			span.SetAttributes(keyErrorType.String(errorType))
+		}
+		span.SetAttributes(keyOutcome.String(outcome))
+		span.End()
+		if !measured {
+			return
+		}
+		result := q.done
+		if outcome != done || errorType != "" {
+			result = metric.WithAttributes(keySystem.String(system), keyQueue.String(q.name), keyOutcome.String(outcome), keyErrorType.String(errorType))
+		}
+		m.inFlight.Add(ctx, -1, q.all)
+		m.duration.Record(ctx, time.Since(start).Seconds(), result)
+		m.jobs.Add(ctx, 1, result)
+	}
+}
+
+// Wake counts what woke the dispatcher: "notification", "timer", "sweep", ...
+func Wake(ctx context.Context, reason string) {
+	instruments().wakes.Add(ctx, 1, metric.WithAttributes(keyWakeReason.String(reason)))
+}
+
+// Refused counts outcomes that came after the claim was lost.
+func Refused(ctx context.Context, n int) { instruments().refused.Add(ctx, int64(n)) }

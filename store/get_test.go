@@ -1,0 +1,258 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pq-dispatch/pq-dispatch/store"
+)
+
+// eventually waits until a query's answer is true.
+func eventually(t testing.TB, db store.DB, sql string, args ...any) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !one[bool](t, db, sql, args...) {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatalf("it never came true: %s", sql)
+		}
+	}
+}
+
+// listening is a session of this database that waits for notifications.
+const listening = `from pg_stat_activity where datname = current_database() and state = 'idle' and query ilike 'listen%'`
+
+// waiting is a Get in a goroutine of its own.
+type waiting struct {
+	done chan struct{}
+	job  *store.Job
+	err  error
+}
+
+func startGet(ctx context.Context, q *store.Queue, timeout time.Duration) *waiting {
+	w := &waiting{done: make(chan struct{})}
+	go func() {
+		defer close(w.done)
+		w.job, w.err = q.Get(ctx, timeout)
+	}()
+	return w
+}
+
+func (w *waiting) want(t testing.TB, id int64) {
+	t.Helper()
+	<-w.done
+	if w.err != nil || w.job == nil || w.job.ID != id {
+		t.Fatalf("got %v, %v, want job %d", w.job, w.err, id)
+	}
+}
+
+func TestGetWithoutATimeoutDoesNotWait(t *testing.T) {
+	_, jobs := open(t)
+	if job, err := jobs.Queue("apples").Get(t.Context(), 0); job != nil || err != nil {
+		t.Fatalf("got %v, %v, want neither", job, err)
+	}
+}
+
+func TestGetWaitsUntilAJobIsPut(t *testing.T) {
+	pool, jobs := open(t)
+	apples := jobs.Queue("apples")
+	conn := connect(t, pool)
+	tx := begin(t, connect(t, pool))
+	for name, q := range map[string]*store.Queue{
+		"pool":        apples,
+		"connection":  store.New(conn, store.Options{}).Queue("apples"),
+		"transaction": apples.With(tx),
+	} {
+		get := startGet(t.Context(), q, store.Forever)
+		eventually(t, pool, `select exists (select `+listening+`)`)
+		if n := pool.Stat().AcquiredConns(); n > 0 {
+			t.Errorf("%s: a waiting Get keeps %d connections of the pool", name, n)
+		}
+		put(t, jobs.Queue("pears"), "not this")
+		get.want(t, put(t, apples, name))
+		eventually(t, pool, `select not exists (select `+listening+`)`)
+	}
+	check(t, tx.Commit(t.Context()))
+	put(t, store.New(conn, store.Options{}).Queue("apples"), "the connection is usable")
+	wantCount(t, pool, 4)
+}
+
+// tracer counts queries.
+type tracer struct{ n atomic.Int64 }
+
+func (c *tracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	c.n.Add(1)
+	return ctx
+}
+func (c *tracer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+func TestGetDoesNotPoll(t *testing.T) {
+	pool, _ := open(t)
+	config := pool.Config()
+	queries := &tracer{}
+	config.ConnConfig.Tracer = queries
+	traced, err := pgxpool.NewWithConfig(t.Context(), config)
+	check(t, err)
+	defer traced.Close()
+	job, err := store.New(traced, store.Options{}).Queue("apples").Get(t.Context(), time.Second)
+	if job != nil || err != nil {
+		t.Fatalf("got %v, %v, want neither", job, err)
+	}
+	// A look and the next due time, before and after it listens, and a last look.
+	if n := queries.n.Load(); n > 5 {
+		t.Errorf("a Get that waited in vain made %d queries, want at most 5", n)
+	}
+}
+
+func TestManyWaitersShareOneListeningConnection(t *testing.T) {
+	pool, jobs := open(t)
+	apples := jobs.Queue("apples")
+	const n = 20
+	gets := make([]*waiting, n)
+	for i := range gets {
+		gets[i] = startGet(t.Context(), apples, store.Forever)
+	}
+	eventually(t, pool, `select count(*) = 1 `+listening)
+	var ids []int64
+	for i := range n {
+		ids = append(ids, put(t, apples, i))
+	}
+	var got []int64
+	for _, get := range gets {
+		<-get.done
+		if get.err != nil || get.job == nil {
+			t.Fatalf("got %v, %v, want a job", get.job, get.err)
+		}
+		got = append(got, get.job.ID)
+	}
+	slices.Sort(got)
+	wantIDs(t, "get", got, ids...)
+	eventually(t, pool, `select count(*) = 0 `+listening)
+}
+
+func TestGetHearsOfAJobThatWasPutWhileItsConnectionWasGone(t *testing.T) {
+	pool, jobs := open(t)
+	get := startGet(t.Context(), jobs.Queue("apples"), store.Forever)
+	eventually(t, pool, `select exists (select `+listening+`)`)
+	tx := begin(t, pool)
+	exec(t, tx, `set local pq_dispatch.notify = off`)
+	id := put(t, jobs.With(tx).Queue("apples"), 1)
+	check(t, tx.Commit(t.Context()))
+	exec(t, pool, `select pg_terminate_backend(pid) `+listening)
+	get.want(t, id)
+}
+
+func TestGetReturnsAScheduledJobWhenItIsDueAndNotBefore(t *testing.T) {
+	pool, jobs := open(t)
+	apples := jobs.Queue("apples")
+	clock := connect(t, pool)
+	one[time.Time](t, clock, `select clock_timestamp()`) // prepared, so that it answers at once
+	const n = 50
+	for i := range n {
+		put(t, apples, i, store.ScheduleAt(time.Duration(50+10*i)*time.Millisecond))
+	}
+	var late time.Duration
+	for range n {
+		job, err := apples.Get(t.Context(), store.Forever)
+		check(t, err)
+		now := one[time.Time](t, clock, `select clock_timestamp()`)
+		if now.Before(job.ScheduleAt) {
+			t.Fatalf("got %v at %v, before its time", job, now)
+		}
+		late = max(late, now.Sub(job.ScheduleAt))
+	}
+	t.Logf("at most %v late", late)
+}
+
+func TestASchedulePutWhileGetWaitsIsHeard(t *testing.T) {
+	pool, jobs := open(t)
+	apples := jobs.Queue("apples")
+	put(t, apples, "later", store.ScheduleAt("1h"))
+	get := startGet(t.Context(), apples, store.Forever)
+	eventually(t, pool, `select exists (select `+listening+`)`)
+	get.want(t, put(t, apples, "sooner", store.ScheduleAt("20ms")))
+}
+
+func TestGetEndsWithItsContext(t *testing.T) {
+	pool, jobs := open(t)
+	apples := jobs.Queue("apples")
+	cause := errors.New("shutting down")
+
+	ended, cancel := context.WithCancelCause(t.Context())
+	cancel(cause)
+	_, err := apples.Get(ended, store.Forever)
+	wantError(t, err, cause)
+
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	get := startGet(ctx, apples, store.Forever)
+	eventually(t, pool, `select exists (select `+listening+`)`)
+	cancel(cause)
+	<-get.done
+	wantError(t, get.err, cause)
+	if get.job != nil {
+		t.Errorf("got %v beside the error", get.job)
+	}
+}
+
+func TestJobsEndsAtItsTimeout(t *testing.T) {
+	_, jobs := open(t)
+	apples := jobs.Queue("apples")
+	ids, err := store.PutMany(t.Context(), apples, count(5))
+	check(t, err)
+	var got []int64
+	for job, err := range apples.Jobs(t.Context(), 0) {
+		check(t, err)
+		got = append(got, job.ID)
+		if len(got) == 2 {
+			break
+		}
+	}
+	wantIDs(t, "before the break", got, ids[:2]...)
+	for job, err := range apples.Jobs(t.Context(), 20*time.Millisecond) {
+		check(t, err)
+		got = append(got, job.ID)
+	}
+	wantIDs(t, "after the break", got, ids...)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	errs := 0
+	for job, err := range apples.Jobs(ctx, store.Forever) {
+		if errs++; job != nil || !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v, %v, want the error alone", job, err)
+		}
+	}
+	if errs != 1 {
+		t.Errorf("the error was yielded %d times, want once", errs)
+	}
+}
+
+// Where no one listens for it, a job is found all the same when a Get begins.
+func TestWaitersComeAndGo(t *testing.T) {
+	_, jobs := open(t)
+	apples := jobs.Queue("apples")
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 10 {
+				if _, err := apples.Get(t.Context(), time.Millisecond); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}

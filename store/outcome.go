@@ -1,0 +1,145 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Run names one run of a job. Outcomes are accepted only for the attempt that they are about: if
+// the claim was lost meanwhile, and someone else finished or failed the job, they change nothing.
+type Run struct {
+	ID      int64
+	Attempt int
+}
+
+// Return says what becomes of a job whose run did not finish it.
+type Return struct {
+	Run
+	Reason   string        // for last_error; empty leaves it as it is
+	Delay    time.Duration // until it is due again
+	Counts   bool          // the next run is a new attempt
+	SetAside bool          // there is no next run
+}
+
+// maxReason is how much of an error is kept with the job.
+const maxReason = 8 << 10 // bytes
+
+// Settle writes outcomes: it deletes jobs that are done, and returns others to their queue or sets
+// them aside. It returns how many of all it has accepted; the claims of the others were lost. All
+// happens in one transaction: on an error, nothing has.
+func (s *Store) Settle(ctx context.Context, done []Run, back []Return) (accepted int, err error) {
+	var batch pgx.Batch
+	count := func(row pgx.Row) error {
+		var n int
+		err := row.Scan(&n)
+		accepted += n
+		return err
+	}
+	for attempt, ids := range byAttempt(done) {
+		batch.Queue(`select `+s.function("complete")+`($1, $2)`, ids, attempt).QueryRow(count)
+	}
+	if len(back) > 0 {
+		batch.Queue(`select `+s.function("put_back")+`($1, $2, $3, $4, $5, $6)`, columns(back)...).QueryRow(count)
+	}
+	if batch.Len() == 0 {
+		return 0, nil
+	}
+	if err := s.db.SendBatch(ctx, &batch).Close(); err != nil {
+		return 0, fmt.Errorf("store: settle %d jobs: %w", len(done)+len(back), explain(err))
+	}
+	return accepted, nil
+}
+
+// byAttempt groups runs by the number of their attempt, the first nearly always.
+func byAttempt(runs []Run) map[int][]int64 {
+	groups := map[int][]int64{}
+	for _, r := range runs {
+		groups[r.Attempt] = append(groups[r.Attempt], r.ID)
+	}
+	return groups
+}
+
+// columns turns returns into one array a column, for unnest.
+func columns(back []Return) []any {
+	n := len(back)
+	ids, attempts := make([]int64, n), make([]int32, n)
+	reasons, delays := make([]*string, n), make([]float64, n)
+	counts, aside := make([]bool, n), make([]bool, n)
+	for i, r := range back {
+		ids[i], attempts[i], delays[i], counts[i], aside[i] = r.ID, int32(r.Attempt), r.Delay.Seconds(), r.Counts, r.SetAside
+		if r.Reason != "" {
+			reasons[i] = new(storable(r.Reason))
+		}
+	}
+	return []any{ids, attempts, reasons, delays, counts, aside}
+}
+
+// storable makes any text one that PostgreSQL can hold.
+func storable(s string) string {
+	if len(s) > maxReason {
+		s = s[:maxReason]
+	}
+	s = strings.ReplaceAll(s, "\x00", "")
+	if !utf8.ValidString(s) {
+		s = strings.ToValidUTF8(s, "\uFFFD")
+	}
+	return s
+}
+
+// CompleteTx deletes one job in the caller's transaction, which db is. [ErrGone] if the claim was
+// lost: then the transaction should be rolled back.
+func (s *Store) CompleteTx(ctx context.Context, db DB, run Run) error {
+	accepted, err := s.With(db).Settle(ctx, []Run{run}, nil)
+	if err == nil && accepted == 0 {
+		err = fmt.Errorf("store: complete job %d: %w: its claim was lost", run.ID, ErrGone)
+	}
+	return err
+}
+
+// Uncompleted tells which of these runs, completed by CompleteTx, still stand in the table: their
+// transaction was rolled back. One that is still open counts as completed.
+func (s *Store) Uncompleted(ctx context.Context, runs []Run) (ids []int64, err error) {
+	all, attempts := make([]int64, len(runs)), make([]int32, len(runs))
+	for i, r := range runs {
+		all[i], attempts[i] = r.ID, int32(r.Attempt)
+	}
+	err = s.db.QueryRow(ctx, `
+		select coalesce(array_agg(id), '{}')
+		from (
+		  select q.id
+		  from unnest($1::bigint[], $2::integer[]) done(id, attempt)
+		  join `+s.Table()+` q on q.id = done.id and q.attempt = done.attempt and q.dequeued_at is null
+		  for update of q skip locked
+		) left_over`, all, attempts).Scan(&ids)
+	if err != nil {
+		return nil, fmt.Errorf("store: check %d jobs: %w", len(runs), explain(err))
+	}
+	return ids, nil
+}
+
+// Wake tells whoever waits for jobs of the queue to look.
+func (q *Queue) Wake(ctx context.Context) error {
+	if q.err != nil {
+		return q.err
+	}
+	if _, err := q.store.db.Exec(ctx, `select `+q.store.function("notify")+`($1)`, q.name); err != nil {
+		return fmt.Errorf("store: wake %s: %w", q.name, explain(err))
+	}
+	return nil
+}
+
+// Bury counts the attempts of the jobs that a dead dispatcher was running, and wakes their queues.
+// It does nothing and returns false while that dispatcher lives. Jobs without max_attempts of
+// their own are set aside after defaultMaxAttempts.
+func (s *Store) Bury(ctx context.Context, dispatcher int32, defaultMaxAttempts int) (dead bool, err error) {
+	err = s.db.QueryRow(ctx, `select `+s.function("bury")+`($1, $2)`, dispatcher, defaultMaxAttempts).Scan(&dead)
+	if err != nil {
+		return false, fmt.Errorf("store: bury dispatcher %d: %w", dispatcher, explain(err))
+	}
+	return dead, nil
+}

@@ -1,0 +1,302 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pq-dispatch/pq-dispatch/sql"
+)
+
+// Session is the lock session of a dispatcher: a connection whose session-level advisory locks are
+// its claims, and its beacon, which shows that it lives. When the connection ends, however it
+// ends, all of them are free. It is not safe for concurrent use.
+type Session struct {
+	store *Store
+	conn  *pgx.Conn
+	id    int32
+}
+
+// sessionSettings hold for the lock session whatever the role's or the database's defaults are.
+// A claim reads each row again after it has locked it, which under repeatable read would show the
+// row as it was before. A statement of ours that is cut off costs all claims. And a host that
+// vanishes without a word keeps its locks until the server notices: here within 20 seconds.
+const sessionSettings = `
+	set default_transaction_isolation = 'read committed';
+	set default_transaction_read_only = off;
+	set statement_timeout = 0;
+	set lock_timeout = 0;
+	set idle_session_timeout = 0;
+	set tcp_keepalives_idle = 5;
+	set tcp_keepalives_interval = 5;
+	set tcp_keepalives_count = 3;
+	set tcp_user_timeout = 20000`
+
+// OpenSession connects, makes sure that the connection can hold locks, and lights a new beacon.
+//
+// Errors match [ErrPooled], [ErrStandby], [ErrNotMigrated] or [ErrNewerSchema] where a
+// retry would not help.
+func (s *Store) OpenSession(ctx context.Context) (*Session, error) {
+	if s.err != nil {
+		return nil, s.err
+	}
+	conn, err := s.connect(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("store: open the lock session: %w", err)
+	}
+	x := &Session{store: s, conn: conn}
+	if err := x.prepare(ctx); err != nil {
+		x.Close(ctx)
+		return nil, fmt.Errorf("store: open the lock session: %w", err)
+	}
+	return x, nil
+}
+
+func (x *Session) prepare(ctx context.Context) error {
+	var pid uint32
+	var standby bool
+	if err := x.conn.QueryRow(ctx, `select pg_backend_pid(), pg_is_in_recovery()`).Scan(&pid, &standby); err != nil {
+		return err
+	}
+	switch {
+	case pid != x.conn.PgConn().PID():
+		// A pooler makes up the process id of its answer. It would take the lock on one server
+		// connection and release it on another.
+		return fmt.Errorf("%w: a dispatcher's locks and LISTEN need a connection of their own: give a direct one in store.Options.Connect (pq-dispatch: --direct-url); producers may go on using the pooler", ErrPooled)
+	case standby:
+		return fmt.Errorf("%w: %s", ErrStandby, remedies["25006"].remedy)
+	}
+	if err := x.store.checkSchema(ctx, x.conn); err != nil {
+		return err
+	}
+	if _, err := x.conn.PgConn().Exec(ctx, sessionSettings).ReadAll(); err != nil {
+		return err
+	}
+	var isolation string
+	if err := x.conn.QueryRow(ctx, `show transaction_isolation`).Scan(&isolation); err != nil {
+		return err
+	}
+	if isolation != "read committed" {
+		return fmt.Errorf("the session's transactions are %s, and claims need read committed", isolation)
+	}
+	return x.lightBeacon(ctx)
+}
+
+// lightBeacon draws ids until one is free.
+func (x *Session) lightBeacon(ctx context.Context) error {
+	for {
+		x.id = rand.Int32()
+		var lit bool
+		err := x.conn.QueryRow(ctx, `select pg_try_advisory_lock($1, $2)`, int32(sql.BeaconClass), x.id).Scan(&lit)
+		if err != nil || lit {
+			return err
+		}
+	}
+}
+
+// ID is the dispatcher's number: the second key of its beacon, and its name in the ledger.
+func (x *Session) ID() int32 { return x.id }
+
+// Wait returns when the connection breaks or ctx ends, whichever is first. The session stays
+// usable if it was ctx.
+func (x *Session) Wait(ctx context.Context) error {
+	for {
+		if _, err := x.conn.WaitForNotification(ctx); err != nil {
+			if ctx.Err() != nil && !x.conn.IsClosed() {
+				return ctx.Err()
+			}
+			return fmt.Errorf("store: lock session: %w", err)
+		}
+	}
+}
+
+// ClaimRequest is one round trip on the lock session: what has ended, and what is wanted next.
+type ClaimRequest struct {
+	Release []int64 // claims to give up; their outcome has committed
+	Ended   []int64 // batches in the ledger of which no job is left
+	Queue   *Queue
+	Want    int     // how many jobs at most; 0: none
+	Held    []int64 // what the session has claimed already
+}
+
+// Claims is the answer.
+type Claims struct {
+	Jobs    []*Job
+	Gone    []int64       // locked, but finished by then: to be released
+	Batch   int64         // of all of them, in the ledger
+	Now     time.Time     // by the database's clock; zero if nothing was wanted
+	NextDue time.Duration // until the next scheduled job; negative: there is none
+}
+
+// Claim carries out a request. If the server's lock table is full, the error matches [ErrLockTable]:
+// then Release has happened and Ended has not, and nothing new is claimed.
+func (x *Session) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
+	claims := Claims{NextDue: -1}
+	var batch pgx.Batch
+	if len(r.Release) > 0 {
+		batch.Queue(`select `+x.store.function("release")+`($1)`, r.Release).QueryRow(func(row pgx.Row) error {
+			var released int
+			if err := row.Scan(&released); err != nil {
+				return err
+			}
+			if released != len(r.Release) {
+				return fmt.Errorf("%d of %d locks to be released were not held", len(r.Release)-released, len(r.Release))
+			}
+			return nil
+		})
+	}
+	if len(r.Ended) > 0 {
+		batch.Queue(`delete from `+x.store.names.Qualify("ledger")+` where batch = any ($1)`, r.Ended)
+	}
+	if r.Want > 0 {
+		batch.Queue(`
+			select `+jobColumns+`, batch, locked
+			from `+x.store.function("claim")+`($1, $2, $3::int8multirange, $4)`,
+			r.Queue.name, r.Want, multirange(r.Held), x.id,
+		).Query(func(rows pgx.Rows) error { return claims.read(rows, r.Queue) })
+		batch.Queue(`select extract(epoch from `+x.store.function("next_due")+`($1))::float8, clock_timestamp()`, r.Queue.name).
+			QueryRow(func(row pgx.Row) error {
+				var seconds *float64
+				err := row.Scan(&seconds, &claims.Now)
+				if seconds != nil {
+					claims.NextDue = delay(seconds, farAway)
+				}
+				return err
+			})
+	}
+	if batch.Len() == 0 {
+		return claims, nil
+	}
+	if err := x.conn.SendBatch(ctx, &batch).Close(); err != nil {
+		return Claims{NextDue: -1}, fmt.Errorf("store: claim: %w", explain(err))
+	}
+	return claims, nil
+}
+
+// farAway bounds what is told of a future job: far beyond any timer, far below overflow.
+const farAway = 365 * 24 * time.Hour
+
+func (c *Claims) read(rows pgx.Rows, q *Queue) error {
+	var line row
+	var locked []int64
+	targets := append(line.targets(), &c.Batch, &locked)
+	for rows.Next() {
+		line = row{}
+		if err := rows.Scan(targets...); err != nil {
+			return err
+		}
+		if line.id != nil {
+			c.Jobs = append(c.Jobs, q.job(&line))
+			continue
+		}
+		given := make(map[int64]bool, len(c.Jobs))
+		for _, job := range c.Jobs {
+			given[job.ID] = true
+		}
+		c.Gone = slices.DeleteFunc(locked, func(id int64) bool { return given[id] })
+	}
+	return rows.Err()
+}
+
+// multirange writes a set of ids as PostgreSQL reads it: {[1,4),[7,8)}. Those of jobs that were put
+// together follow one another, so that thousands are a few ranges. It sorts ids.
+func multirange(ids []int64) string {
+	slices.Sort(ids)
+	b := []byte{'{'}
+	for i := 0; i < len(ids); {
+		first := ids[i]
+		for i++; i < len(ids) && ids[i] <= ids[i-1]+1; i++ {
+		}
+		if len(b) > 1 {
+			b = append(b, ',')
+		}
+		b = fmt.Appendf(b, "[%d,%d]", first, ids[i-1])
+	}
+	return string(append(b, '}'))
+}
+
+// Forget removes what an earlier session of the same process, which broke, has left in the ledger:
+// its process has not died, and its jobs' attempts are not to be counted.
+func (x *Session) Forget(ctx context.Context, earlier int32) error {
+	_, err := x.conn.Exec(ctx, `delete from `+x.store.names.Qualify("ledger")+` where dispatcher = $1`, earlier)
+	if err != nil {
+		return fmt.Errorf("store: forget session %d: %w", earlier, explain(err))
+	}
+	return nil
+}
+
+// Outlook is what a sweep found in one queue.
+type Outlook struct {
+	Due     bool          // a job is due; it may be a running one
+	NextDue time.Duration // until the next scheduled job; negative: there is none
+}
+
+// Sweep looks at all the queues in one statement. It also finds the dispatchers that have died and
+// left claims in the ledger, which [Store.Bury] takes care of.
+func (x *Session) Sweep(ctx context.Context, queues []*Queue) (outlooks []Outlook, dead []int32, err error) {
+	names := make([]string, len(queues))
+	for i, q := range queues {
+		names[i] = q.name
+	}
+	rows, err := x.conn.Query(ctx, `select due, next_due, dead from `+x.store.function("sweep")+`($1, $2)`, names, x.id)
+	if err == nil {
+		outlooks, err = pgx.CollectRows(rows, func(r pgx.CollectableRow) (Outlook, error) {
+			var seconds *float64
+			o := Outlook{NextDue: -1}
+			err := r.Scan(&o.Due, &seconds, &dead)
+			if seconds != nil {
+				o.NextDue = delay(seconds, farAway)
+			}
+			return o, err
+		})
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("store: sweep: %w", explain(err))
+	}
+	return outlooks, dead, nil
+}
+
+// LockBudget is how many locks each dispatcher of the server may hold so that all together leave
+// half of the lock table to others.
+func (x *Session) LockBudget(ctx context.Context) (budget int, err error) {
+	err = x.conn.QueryRow(ctx, `
+		select current_setting('max_locks_per_transaction')::bigint
+		     * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint)
+		     / 2 / greatest(1, (
+		         select count(*) from pg_locks
+		         where locktype = 'advisory' and classid = $1 and objsubid = 2))`,
+		uint32(sql.BeaconClass)).Scan(&budget)
+	if err != nil {
+		return 0, fmt.Errorf("store: lock budget: %w", explain(err))
+	}
+	return budget, nil
+}
+
+// closeTimeout bounds the farewell to a server that may be gone.
+const closeTimeout = time.Second
+
+// Close ends the session: all its claims and its beacon are free then.
+func (x *Session) Close(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	_ = x.conn.Close(ctx) // the server notices either way
+}
+
+// Permanent tells whether opening a session failed for a reason that time alone does not mend.
+func Permanent(err error) bool {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && len(pgErr.Code) == 5 {
+		// invalid authorization, invalid catalog name, insufficient privilege
+		if pgErr.Code[:2] == "28" || pgErr.Code == "3D000" || pgErr.Code == "42501" {
+			return true
+		}
+	}
+	return slices.ContainsFunc(
+		[]error{ErrName, ErrQueueName, ErrCodec, ErrNotMigrated, ErrNewerSchema, ErrPooled, ErrStandby, ErrProtocol},
+		func(target error) bool { return errors.Is(err, target) })
+}
