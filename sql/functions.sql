@@ -97,15 +97,19 @@ begin
     end loop;
   else
     for candidate in
-      select q.id, q.attempt, q.expected_at
-      from {{.Table}} q
-      where q.q_name = queue and q.dequeued_at is null and q.schedule_at is null
-        and not q.id <@ held
-      union all
-      select q.id, q.attempt, q.expected_at
-      from {{.Table}} q
-      where q.q_name = queue and q.dequeued_at is null and q.schedule_at <= statement_timestamp()
-        and not q.id <@ held
+      ( -- each arm in order, so that they are merged: else both are read to their ends, and sorted
+        select q.id, q.attempt, q.expected_at
+        from {{.Table}} q
+        where q.q_name = queue and q.dequeued_at is null and q.schedule_at is null
+          and not q.id <@ held
+        order by q.expected_at, q.id
+      ) union all (
+        select q.id, q.attempt, q.expected_at
+        from {{.Table}} q
+        where q.q_name = queue and q.dequeued_at is null and q.schedule_at <= statement_timestamp()
+          and not q.id <@ held
+        order by q.expected_at, q.id
+      )
       order by expected_at, id
     loop
       if pg_try_advisory_lock(class, {{.Support}}.lock_key(candidate.id)) then
@@ -175,13 +179,17 @@ declare
   candidate record;
 begin
   for candidate in
-    select q.id, q.expected_at
-    from {{.Table}} q
-    where q.q_name = queue and q.dequeued_at is null and q.schedule_at is null
-    union all
-    select q.id, q.expected_at
-    from {{.Table}} q
-    where q.q_name = queue and q.dequeued_at is null and q.schedule_at <= statement_timestamp()
+    ( -- each arm in order, as in claim
+      select q.id, q.expected_at
+      from {{.Table}} q
+      where q.q_name = queue and q.dequeued_at is null and q.schedule_at is null
+      order by q.expected_at, q.id
+    ) union all (
+      select q.id, q.expected_at
+      from {{.Table}} q
+      where q.q_name = queue and q.dequeued_at is null and q.schedule_at <= statement_timestamp()
+      order by q.expected_at, q.id
+    )
     order by expected_at, id
   loop
     continue when not pg_try_advisory_xact_lock(class, {{.Support}}.lock_key(candidate.id));
@@ -209,6 +217,7 @@ set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
 set enable_sort = off
+set jit = off
 as $$
   select q.schedule_at - clock_timestamp()
   from {{.Table}} q
@@ -239,6 +248,7 @@ set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
 set plan_cache_mode = force_generic_plan
+set jit = off
 as $$
 declare
   deleted integer;
@@ -262,6 +272,7 @@ set enable_bitmapscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set plan_cache_mode = force_generic_plan
+set jit = off
 as $$
 declare
   changed integer;
@@ -289,6 +300,7 @@ set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
 set enable_sort = off
+set jit = off
 as $$
 declare
   queue text;

@@ -18,15 +18,21 @@ import (
 // eventually waits until a query's answer is true.
 func eventually(t testing.TB, db store.DB, sql string, args ...any) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
+	until(t, sql, func() bool { return one[bool](t, db, sql, args...) })
+}
+
+// until waits for what comes true by itself.
+func until(t testing.TB, what string, isTrue func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(30 * time.Second)
+	defer deadline.Stop()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for !one[bool](t, db, sql, args...) {
+	for !isTrue() {
 		select {
 		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatalf("it never came true: %s", sql)
+		case <-deadline.C:
+			t.Fatalf("it never came true: %s", what)
 		}
 	}
 }
@@ -77,9 +83,7 @@ func TestGetWaitsUntilAJobIsPut(t *testing.T) {
 	} {
 		get := startGet(t.Context(), q, store.Forever)
 		eventually(t, pool, `select exists (select `+listening+`)`)
-		if n := pool.Stat().AcquiredConns(); n > 0 {
-			t.Errorf("%s: a waiting Get keeps %d connections of the pool", name, n)
-		}
+		until(t, "a waiting Get keeps no connection of the pool", func() bool { return pool.Stat().AcquiredConns() == 0 })
 		put(t, jobs.Queue("pears"), "not this")
 		get.want(t, put(t, apples, name))
 		eventually(t, pool, `select not exists (select `+listening+`)`)

@@ -61,7 +61,7 @@ func (q *Queue) Put(ctx context.Context, data any, options ...PutOption) (id int
 		        $7, $8, $9::jsonb)
 		returning id`,
 		q.name, string(encoded), d.schedule.at, d.schedule.in, d.expected.at, d.expected.in,
-		d.task, d.maxAttempts, d.metadata,
+		d.task, d.maxAttempts, d.metadataJSON(),
 	).Scan(&id)
 	if err != nil {
 		return 0, fmt.Errorf("store: put into %s: %w", q.name, explain(err))
@@ -135,12 +135,12 @@ func (q *Queue) copy(ctx context.Context, tx pgx.Tx, d draft, chunk [][]byte, id
 	}); err != nil {
 		return nil, err
 	}
-	schedule, expected := d.schedule.resolve(now), d.expected.resolve(now)
+	schedule, expected, metadata := d.schedule.resolve(now), d.expected.resolve(now), d.metadataJSON()
 	_, err = tx.CopyFrom(ctx,
 		q.store.names.Identifier(),
 		[]string{"id", "q_name", "data", "schedule_at", "expected_at", "task", "max_attempts", "metadata"},
 		pgx.CopyFromSlice(len(chunk), func(i int) ([]any, error) {
-			return []any{fresh[i], q.name, chunk[i], schedule, expected, d.task, d.maxAttempts, d.metadata}, nil
+			return []any{fresh[i], q.name, chunk[i], schedule, expected, d.task, d.maxAttempts, metadata}, nil
 		}))
 	return append(ids, fresh...), err
 }

@@ -144,7 +144,7 @@ func TestTheLockSessionOverrulesDefaults(t *testing.T) {
 		return conn, err
 	}}))
 	for name, want := range map[string]string{"transaction_isolation": "read committed", "transaction_read_only": "off",
-		"statement_timeout": "0", "lock_timeout": "0", "idle_session_timeout": "0", "tcp_keepalives_idle": "5", "tcp_user_timeout": "20s"} {
+		"statement_timeout": "0", "lock_timeout": "0", "idle_session_timeout": "0", "tcp_keepalives_idle": "5", "tcp_user_timeout": "20000"} {
 		if got := one[string](t, conn, `show `+name); got != want {
 			t.Errorf("%s: got %s, want %s", name, got, want)
 		}

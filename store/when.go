@@ -1,6 +1,7 @@
 package store
 
 import (
+	"encoding/json"
 	"fmt"
 	"time"
 )
@@ -49,6 +50,16 @@ type draft struct {
 	task               *string
 	maxAttempts        *int
 	metadata           map[string]string
+}
+
+// metadataJSON is text, and nil for none: behind a pooler pgx does not learn that the column is
+// jsonb, and cannot encode a map.
+func (d *draft) metadataJSON() *string {
+	if d.metadata == nil {
+		return nil
+	}
+	text, _ := json.Marshal(d.metadata) // a map of strings cannot fail
+	return new(string(text))
 }
 
 func newDraft(options []PutOption) (draft, error) {

@@ -1,0 +1,250 @@
+// What needs a server, or a pooler, of the test's own.
+
+package store_test
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	osexec "os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/pq-dispatch/pq-dispatch/internal/devpg"
+	"github.com/pq-dispatch/pq-dispatch/internal/devpg/pgtest"
+	"github.com/pq-dispatch/pq-dispatch/store"
+)
+
+func TestOnASmallServer(t *testing.T) {
+	server := pgtest.Server(t, devpg.Options{Settings: map[string]string{
+		"max_locks_per_transaction": "10", "max_connections": "10", "max_prepared_transactions": "2",
+		"max_worker_processes": "2", "autovacuum_max_workers": "1", "max_wal_senders": "0", "wal_level": "minimal",
+	}})
+	pool := connectPool(t, server.URL(""))
+	jobs := store.New(pool, store.Options{})
+	check(t, jobs.Migrate(t.Context()))
+
+	// A6.
+	t.Run("a full lock table fails only the claim", func(t *testing.T) {
+		apples := jobs.Queue("apples")
+		ids, err := store.PutMany(t.Context(), apples, count(20_000))
+		check(t, err)
+		greedy, modest := openSession(t, jobs), openSession(t, jobs)
+		kept := claim(t, modest, apples, 5)
+		own := claim(t, greedy, apples, 5)
+		_, err = greedy.Claim(t.Context(), store.ClaimRequest{Queue: apples, Want: len(ids), Held: idsOf(own.Jobs)})
+		wantError(t, err, store.ErrLockTable)
+		wantIDs(t, "locks", jobLocks(t, pool), ids[:10]...)
+		if n := one[int](t, pool, `select count(*) from pq_dispatch.ledger`); n != 2 {
+			t.Errorf("got %d rows in the ledger, want those of two batches", n)
+		}
+		put(t, jobs.Queue("pears"), "others go on")
+		release(t, modest, kept)
+		more := claim(t, greedy, apples, 5, idsOf(own.Jobs)...)
+		wantClaims(t, more, ids[:5]...)
+		release(t, greedy, more)
+		release(t, greedy, own)
+		wantIDs(t, "locks at the end", jobLocks(t, pool))
+	})
+
+	t.Run("the lock budget is half the table, shared by those who live", func(t *testing.T) {
+		sessions := make([]*store.Session, 3)
+		for i := range sessions {
+			sessions[i] = openSession(t, jobs)
+			budget, err := sessions[0].LockBudget(t.Context())
+			check(t, err)
+			if want := 10 * (10 + 2) / 2 / (i + 1); budget != want {
+				t.Errorf("%d sessions: got a budget of %d locks each, want %d", i+1, budget, want)
+			}
+		}
+		kill(t, pool, sessions[2])
+		if budget, err := sessions[0].LockBudget(t.Context()); budget != 30 || err != nil {
+			t.Errorf("after a death: got %d, %v, want 30", budget, err)
+		}
+	})
+
+	// N10.
+	t.Run("PREPARE TRANSACTION works once notifications are off", func(t *testing.T) {
+		_, err := jobs.Queue("apples").Clear(t.Context())
+		check(t, err)
+		for _, silent := range []bool{false, true} {
+			conn := connect(t, pool)
+			tx := begin(t, conn)
+			if silent {
+				exec(t, tx, `set local pq_dispatch.notify = off`)
+			}
+			id := put(t, jobs.With(tx).Queue("apples"), 1)
+			_, err := tx.Exec(t.Context(), `prepare transaction 'p'`)
+			pgErr, refused := errors.AsType[*pgconn.PgError](err)
+			if silent == refused {
+				t.Fatalf("silent %v: got %v", silent, pgErr)
+			}
+			if silent {
+				exec(t, pool, `commit prepared 'p'`)
+				wantIDs(t, "get", drain(t, jobs.Queue("apples")), id)
+			}
+		}
+	})
+}
+
+// N4.
+func TestCopySendsOneNotificationAQueue(t *testing.T) {
+	pool, jobs := open(t)
+	listener := connect(t, pool)
+	_, err := listener.Exec(t.Context(), `listen `+jobs.Channel())
+	check(t, err)
+	_, err = pool.CopyFrom(t.Context(), pgx.Identifier{"queue"}, []string{"q_name", "data"},
+		pgx.CopyFromSlice(1000, func(i int) ([]any, error) { return []any{[]string{"apples", "pears"}[i%2], i}, nil }))
+	check(t, err)
+	exec(t, pool, `select pg_notify($1, 'end')`, jobs.Channel())
+	var heard []string
+	for {
+		n, err := listener.WaitForNotification(t.Context())
+		check(t, err)
+		if n.Payload == "end" {
+			break
+		}
+		heard = append(heard, n.Payload)
+	}
+	slices.Sort(heard)
+	if !slices.Equal(heard, []string{"0 apples", "0 pears"}) {
+		t.Errorf("heard %q, want one of each queue", heard)
+	}
+}
+
+func TestAStandbyIsRefused(t *testing.T) {
+	primary := pgtest.Server(t, devpg.Options{})
+	standby, err := primary.Standby(t.Context())
+	if errors.Is(err, devpg.ErrNoBaseBackup) {
+		t.Skip(err)
+	}
+	check(t, err)
+	t.Cleanup(func() { check(t, standby.Close()) })
+	check(t, store.New(connectPool(t, primary.URL("")), store.Options{}).Migrate(t.Context()))
+	pool := connectPool(t, standby.URL(""))
+	eventually(t, pool, `select to_regproc('pq_dispatch.on_put') is not null`)
+	jobs := store.New(pool, store.Options{})
+	_, err = jobs.OpenSession(t.Context())
+	wantError(t, err, store.ErrStandby)
+	_, err = jobs.Queue("apples").Put(t.Context(), 1)
+	wantError(t, err, store.ErrStandby)
+	check(t, jobs.CheckSchema(t.Context()))
+}
+
+// A8.
+func TestBehindAPoolerInTransactionMode(t *testing.T) {
+	direct, straight := open(t)
+	pool := connectPool(t, startPgBouncer(t, direct.Config().ConnConfig)+"&default_query_exec_mode=exec")
+	pooled := store.New(pool, store.Options{})
+	_, err := pooled.OpenSession(t.Context())
+	wantError(t, err, store.ErrPooled)
+
+	traced := trace.ContextWithSpanContext(t.Context(), trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{2}}))
+	apples := pooled.Queue("apples")
+	for range 20 { // whichever server connection it is
+		id, err := apples.Put(traced, map[string]any{"kind": "Cox"}, store.ScheduleAt(-time.Second), store.ExpectedAt("1h"), store.MaxAttempts(3))
+		check(t, err)
+		job := get(t, apples)
+		if job == nil || job.ID != id || job.Metadata["traceparent"] == "" || job.MaxAttempts != 3 || string(job.Data) != `{"kind": "Cox"}` {
+			t.Fatalf("got %+v, want job %d", job, id)
+		}
+	}
+	ids, err := store.PutMany(traced, apples, count(3))
+	check(t, err)
+	check(t, apples.Update(t.Context(), ids[0], "new"))
+	settle(t, pooled, []store.Run{{ID: ids[0], Attempt: 1}}, store.Return{Run: store.Run{ID: ids[1], Attempt: 1}, Reason: "no", SetAside: true})
+	left, err := pooled.Uncompleted(t.Context(), []store.Run{{ID: ids[0], Attempt: 1}, {ID: ids[2], Attempt: 1}})
+	check(t, err)
+	wantIDs(t, "uncompleted", left, ids[2])
+	if counts, err := apples.Counts(t.Context()); counts.Ready != 1 || counts.SetAside != 1 || err != nil {
+		t.Errorf("got %+v, %v", counts, err)
+	}
+	if n, err := apples.Clear(t.Context()); n != 2 || err != nil {
+		t.Errorf("clear: got %d, %v", n, err)
+	}
+	if _, err := pooled.Bury(t.Context(), 1, 3); err != nil {
+		t.Error(err)
+	}
+
+	// With a direct connection for what has to last, all of it works.
+	both := store.New(pool, store.Options{Connect: straight.Connect})
+	openSession(t, both)
+	get := startGet(t.Context(), both.Queue("apples"), store.Forever)
+	eventually(t, direct, `select exists (select `+listening+`)`)
+	get.want(t, put(t, apples, 1))
+}
+
+// startPgBouncer starts a pooler in transaction mode before a database and returns its URL.
+func startPgBouncer(t testing.TB, to *pgx.ConnConfig) string {
+	t.Helper()
+	binary, err := osexec.LookPath("pgbouncer")
+	if err != nil {
+		if binary = "/usr/sbin/pgbouncer"; !exists(binary) { // packages put it where PATH may not look
+			t.Skip("pgbouncer is not installed")
+		}
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	check(t, err)
+	port := l.Addr().(*net.TCPAddr).Port
+	check(t, l.Close())
+	dir, err := os.MkdirTemp("", "pgbouncer")
+	check(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	ini := filepath.Join(dir, "pgbouncer.ini")
+	check(t, os.WriteFile(ini, fmt.Appendf(nil, `
+[databases]
+* = host=%s port=%d user=%s password=%s
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = %d
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+`, to.Host, to.Port, to.User, to.Password, port), 0o600))
+
+	cmd := osexec.CommandContext(t.Context(), binary, "--quiet", ini)
+	if os.Geteuid() == 0 { // which it refuses to run as
+		nobody, err := user.Lookup("nobody")
+		check(t, err)
+		uid, _ := strconv.Atoi(nobody.Uid)
+		gid, _ := strconv.Atoi(nobody.Gid)
+		check(t, os.Chown(dir, uid, gid))
+		check(t, os.Chown(ini, uid, gid))
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
+	}
+	cmd.Stderr = t.Output()
+	check(t, cmd.Start())
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	u := url.URL{Scheme: "postgres", User: url.User("anyone"), Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), Path: "/" + to.Database,
+		RawQuery: "sslmode=disable"}
+	reachable(t, u.String()+"&default_query_exec_mode=exec")
+	return u.String()
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// reachable waits until connections are accepted.
+func reachable(t testing.TB, url string) {
+	t.Helper()
+	until(t, "the pooler takes connections", func() bool {
+		conn, err := pgx.Connect(t.Context(), url)
+		return err == nil && conn.Close(t.Context()) == nil
+	})
+}
