@@ -24,19 +24,21 @@ func (l *loop) ask() {
 		l.send(ask{sweep: l.queues, budget: l.locks > 0})
 		return
 	}
-	request := ask{claim: store.ClaimRequest{Release: l.release, Ended: l.ended}}
+	l.saturate()
+	request := ask{claim: store.ClaimRequest{Release: l.release, Ended: l.ended, Unpark: l.unparked}}
 	if q, want := l.choose(); q != nil {
 		q.wanted = false
 		request.queue = q
 		request.claim.Queue = q.source
 		request.claim.Want = want
+		request.claim.Park = q.parks()
 		request.claim.Held = slices.Collect(maps.Keys(q.held))
 	}
-	if request.queue == nil && len(l.release) == 0 && len(l.ended) == 0 {
+	if request.queue == nil && len(l.release) == 0 && len(l.ended) == 0 && len(l.unparked) == 0 {
 		return
 	}
 	l.locks -= len(l.release)
-	l.release, l.ended = nil, nil
+	l.release, l.ended, l.unparked = nil, nil, nil
 	l.send(request)
 }
 
@@ -90,13 +92,12 @@ func (l *loop) take(a answer) {
 	now := a.at
 	l.offset, l.offsetOK = claims.Now.Sub(now), true
 	q.rate.measure(now)
-	if len(claims.Jobs)+len(claims.Gone) >= a.claim.Want {
-		q.wanted = true // there may be more
-	}
+	locked := len(claims.Jobs) + len(claims.Gone)
+	l.repose(q, claims.Parking, locked, locked < a.claim.Want, now)
 	if claims.NextDue >= 0 {
 		l.expect(q, claims.NextDue)
 	}
-	l.locks += len(claims.Jobs) + len(claims.Gone)
+	l.locks += locked
 	l.release = append(l.release, claims.Gone...)
 	if len(claims.Jobs) > 0 {
 		l.batches[claims.Batch] = len(claims.Jobs)
@@ -148,16 +149,11 @@ func (l *loop) survey(a answer) {
 }
 
 // bury sees to what dead dispatchers have left. Claims wait for it: a job that is claimed again before
-// its attempt is counted could go on killing processes uncounted. It uses the pool, not the lock session, on which the
-// locks of our own jobs would be granted again.
+// its attempt is counted could go on killing processes uncounted.
 func (l *loop) bury(dead []int32) {
 	for _, id := range dead {
-		buried, err := l.d.jobs.Bury(l.inner, id, l.d.options.Queue.MaxAttempts)
-		switch {
-		case err != nil && l.inner.Err() == nil:
+		if err := l.d.bury(l.inner, id); err != nil && l.inner.Err() == nil {
 			l.d.log.Warn("cannot bury a dead dispatcher; the next sweep tries again", "dispatcher", id, "error", err)
-		case buried:
-			l.d.log.Warn("a dispatcher has died; its jobs are free", "dispatcher", id)
 		}
 	}
 }
@@ -166,20 +162,29 @@ func (l *loop) bury(dead []int32) {
 func (l *loop) shrink(a answer) {
 	l.session.budget = max(1, l.locks/2)
 	l.ended = append(l.ended, a.claim.Ended...)
+	l.unparked = append(l.unparked, a.claim.Unpark...)
 	l.d.log.Error("the server's lock table is full; running fewer jobs at once",
 		"budget", l.session.budget, "remedy", "raise max_locks_per_transaction, or lower the concurrency", "error", a.err)
 	l.expect(a.queue, time.Second)
 }
 
 // open begins the life of a lock session: everything may have changed.
-func (l *loop) open(budget int) {
+func (l *loop) open(news opening) {
 	ctx, cancel := context.WithCancelCause(l.inner)
-	l.session = &sessionScope{ctx: ctx, cancel: cancel, budget: budget}
+	l.session = &sessionScope{ctx: ctx, cancel: cancel, budget: news.budget}
 	l.sweep = true
-	if most := l.d.options.Concurrency; budget < most {
+	if most := l.d.options.Concurrency; news.budget < most {
 		l.d.log.Warn("the server's lock table does not allow so many jobs at once",
-			"concurrency", most, "budget", budget, "remedy", "raise max_locks_per_transaction")
+			"concurrency", most, "budget", news.budget, "remedy", "raise max_locks_per_transaction")
 	}
+	l.settleIn(news.buckets)
+	l.ring.self.Store(news.id)
+	l.ring.changed()
+	l.background.Go(func() { // the others' rings have a new member
+		if err := l.d.jobs.WakeAll(l.inner); err != nil && l.inner.Err() == nil {
+			l.d.log.Warn("cannot announce this dispatcher to others; their sweeps stand in", "error", err)
+		}
+	})
 	for _, q := range l.queues {
 		q.wanted = true
 	}
@@ -197,7 +202,8 @@ func (l *loop) lose(err error) {
 		q.buffer = nil
 	}
 	l.session = nil
-	l.locks, l.release, l.ended = 0, nil, nil
+	l.ring.self.Store(0)
+	l.locks, l.release, l.ended, l.unparked = 0, nil, nil, nil
 	clear(l.batches)
 	// An ask that was under way went down with it.
 	l.asking = false

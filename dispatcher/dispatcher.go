@@ -114,6 +114,14 @@ func New(jobs *store.Store, o Options) *Dispatcher {
 // A mistake here, such as a nil handler or a second one for the queue, is returned by Run.
 func (d *Dispatcher) Handle(queue string, h Handler) { d.register(queue, "", route{handler: h}) }
 
+// HandleAll registers the handler of all of a queue's jobs that have no other, whatever their task.
+func (d *Dispatcher) HandleAll(queue string, h Handler) {
+	d.register(queue, anyTask, route{handler: h})
+}
+
+// anyTask is no name that a task can have.
+const anyTask = "\x00"
+
 // HandleTask registers the function that runs the jobs of a task. A job whose arguments cannot be
 // decoded is set aside with the reason, and so is one of a task that no function is registered for.
 func HandleTask[T any](d *Dispatcher, task store.Task[T], run func(ctx context.Context, job *Job, args T) error) {

@@ -19,17 +19,32 @@ type hints struct {
 
 	mu      sync.Mutex
 	pending map[*queue]time.Time // when the earliest new job is due, by the database's clock; zero: now
-	all     bool
+	buckets map[int32]bool       // wake locks that others have given up
+	all     bool                 // look at everything
+	members bool                 // who else lives may have changed
 }
 
 func newHints(known map[string]*queue) *hints {
-	return &hints{known: known, signal: make(chan struct{}, 1), pending: map[*queue]time.Time{}}
+	return &hints{known: known, signal: make(chan struct{}, 1), pending: map[*queue]time.Time{}, buckets: map[int32]bool{}}
 }
 
-// HandleNotification reads "<due in microseconds since 1970, or 0> <queue>". Anyone may send anything on the
-// channel: what does not name one of our queues is ignored, and a false hint costs a look.
-func (h *hints) HandleNotification(_ context.Context, n *pgconn.Notification, _ *pgx.Conn) error {
+// HandleNotification reads "<due in microseconds since 1970, or 0> <queue>" of a put, "bucket <number>" of a
+// wake lock that was given up, and "*" of all else. Anyone may send anything on the channel: what does not
+// name one of our queues is ignored, and a false hint costs a look.
+func (h *hints) HandleNotification(ctx context.Context, n *pgconn.Notification, conn *pgx.Conn) error {
 	micros, name, _ := strings.Cut(n.Payload, " ")
+	switch micros {
+	case "*":
+		return h.HandleBacklog(ctx, n.Channel, conn)
+	case "bucket":
+		if number, err := strconv.ParseUint(name, 10, 6); err == nil {
+			h.mu.Lock()
+			h.buckets[int32(number)] = true
+			h.mu.Unlock()
+			h.wake()
+		}
+		return nil
+	}
 	q := h.known[name]
 	if q == nil {
 		return nil
@@ -50,10 +65,18 @@ func (h *hints) HandleNotification(_ context.Context, n *pgconn.Notification, _ 
 // HandleBacklog is called when the listener listens, again: anything may have been missed.
 func (h *hints) HandleBacklog(context.Context, string, *pgx.Conn) error {
 	h.mu.Lock()
-	h.all = true
+	h.all, h.members = true, true
 	h.mu.Unlock()
 	h.wake()
 	return nil
+}
+
+// lookAtAll is for the ring, which has seen who else lives.
+func (h *hints) lookAtAll() {
+	h.mu.Lock()
+	h.all = true
+	h.mu.Unlock()
+	h.wake()
 }
 
 func (h *hints) wake() {
@@ -63,11 +86,11 @@ func (h *hints) wake() {
 	}
 }
 
-// take empties the hints.
-func (h *hints) take() (pending map[*queue]time.Time, all bool) {
+// take empties the hints and returns what was in them.
+func (h *hints) take() *hints {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	pending, all = h.pending, h.all
-	h.pending, h.all = map[*queue]time.Time{}, false
-	return pending, all
+	taken := &hints{pending: h.pending, buckets: h.buckets, all: h.all, members: h.members}
+	h.pending, h.buckets, h.all, h.members = map[*queue]time.Time{}, map[int32]bool{}, false, false
+	return taken
 }

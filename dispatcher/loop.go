@@ -45,6 +45,7 @@ type loop struct {
 
 	hints  *hints
 	keeper *keeper
+	ring   *ring
 	fatal  chan error // why the dispatcher can never work
 
 	session  *sessionScope // nil: none is open
@@ -55,6 +56,7 @@ type loop struct {
 	locks    int           // held by the session
 	release  []int64       // to be given back with the next ask
 	ended    []int64       // batches to be struck from the ledger with it
+	unparked []int32       // wake locks to be given up with it
 	batches  map[int64]int // how many of a batch's jobs have not ended
 	offset   time.Duration // of the database's clock from ours; known after the first claim
 	offsetOK bool
@@ -104,7 +106,6 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		epoch:     time.Now(),
 		timer:     time.NewTimer(never),
 		hints:     newHints(d.queues),
-		keeper:    newKeeper(d),
 		fatal:     make(chan error, 2),
 		batches:   map[int64]int{},
 		work:      make(chan *claim),
@@ -117,6 +118,8 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	for _, name := range slices.Sorted(maps.Keys(d.queues)) {
 		l.queues = append(l.queues, d.queues[name])
 	}
+	l.keeper = newKeeper(d, l.queues)
+	l.ring = newRing(d, l.hints)
 	defer func() {
 		cancel()
 		close(l.work)
@@ -130,7 +133,13 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 			l.fatal <- err
 		}
 	})
+	l.background.Go(func() { l.ring.run(inner) })
 	l.background.Go(func() {
+		select {
+		case <-l.keeper.first: // it has found the database fit to listen to
+		case <-inner.Done():
+			return
+		}
 		listener := &notify.Listener{Connect: d.jobs.Connect, Logger: d.log}
 		listener.Handle(d.jobs.Channel(), l.hints)
 		if err := listener.Run(inner); inner.Err() == nil {
@@ -178,8 +187,8 @@ func (l *loop) run(ctx context.Context) error {
 			l.sweep = true
 		case <-l.buried:
 			l.burying = false
-		case budget := <-l.keeper.opened:
-			l.open(budget)
+		case news := <-l.keeper.opened:
+			l.open(news)
 		case err := <-l.keeper.lost:
 			l.lose(err)
 		case <-stop:

@@ -25,12 +25,20 @@ type queue struct {
 	wanted bool             // there may be a due job that is not claimed
 	armed  time.Duration    // when the wheel will fire for it, at the latest; never: maxDuration
 	rate   rate
+	rest
 }
 
 // route is where the jobs of a task go.
 type route struct {
 	handler Handler
 	retry   retry.Policy // nil: the queue's
+}
+
+func (q *queue) route(task string) (r route, known bool) {
+	if r, known = q.routes[task]; !known {
+		r, known = q.routes[anyTask]
+	}
+	return r, known
 }
 
 func (q *queue) configure(o QueueOptions) {

@@ -57,7 +57,7 @@ var (
 
 // handle calls the handler, and makes an error of whatever it does instead of returning.
 func (c *claim) handle(ctx context.Context) (err error) {
-	r, known := c.queue.routes[c.job.Task]
+	r, known := c.queue.route(c.job.Task)
 	if !known {
 		return retry.Permanent(c.queue.noHandler(c.job.Task))
 	}
@@ -119,9 +119,9 @@ func (c *claim) failed(err error) outcome {
 	if errors.Is(err, store.ErrDecode) {
 		err = retry.Permanent(err)
 	}
-	policy := c.queue.routes[job.Task].retry
-	if policy == nil {
-		policy = options.Retry
+	policy := options.Retry
+	if r, known := c.queue.route(job.Task); known && r.retry != nil {
+		policy = r.retry
 	}
 	attempts := job.MaxAttempts
 	if attempts == 0 {

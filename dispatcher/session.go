@@ -40,18 +40,27 @@ type answer struct {
 	err      error
 }
 
+// opening tells the loop of a new session.
+type opening struct {
+	id      int32
+	budget  int
+	buckets []int32 // of the loop's queues
+}
+
 // keeper owns the lock session: it opens it, carries out one ask at a time, notices when it breaks,
 // and opens the next one.
 type keeper struct {
 	d       *Dispatcher
+	queues  []*queue
 	asks    chan ask    // of capacity 1, and one at a time is under way, so that neither side
 	answers chan answer // waits for the other
-	opened  chan int    // a session is open, with this budget
-	lost    chan error  // it broke
+	opened  chan opening
+	lost    chan error    // it broke
+	first   chan struct{} // closed once a session has been opened
 }
 
-func newKeeper(d *Dispatcher) *keeper {
-	return &keeper{d: d, asks: make(chan ask, 1), answers: make(chan answer, 1), opened: make(chan int), lost: make(chan error)}
+func newKeeper(d *Dispatcher, queues []*queue) *keeper {
+	return &keeper{d: d, queues: queues, asks: make(chan ask, 1), answers: make(chan answer, 1), opened: make(chan opening), lost: make(chan error), first: make(chan struct{})}
 }
 
 // run returns when ctx ends, or with the error for which the first session could not be opened and
@@ -59,12 +68,15 @@ func newKeeper(d *Dispatcher) *keeper {
 func (k *keeper) run(ctx context.Context) error {
 	var earlier *store.Session
 	for {
-		session, budget, err := k.open(ctx, earlier)
+		session, news, err := k.open(ctx, earlier)
 		if err != nil {
 			return err
 		}
+		if earlier == nil {
+			close(k.first)
+		}
 		earlier = session
-		err = k.serve(ctx, session, budget)
+		err = k.serve(ctx, session, news)
 		session.Close(ctx)
 		if ctx.Err() != nil {
 			return nil
@@ -79,7 +91,7 @@ func (k *keeper) run(ctx context.Context) error {
 
 // open tries until it has a session. Once the dispatcher has worked, even an error that looks
 // permanent is waited out: a failover shows a standby for a while, an upgrade another schema.
-func (k *keeper) open(ctx context.Context, earlier *store.Session) (*store.Session, int, error) {
+func (k *keeper) open(ctx context.Context, earlier *store.Session) (*store.Session, opening, error) {
 	delays := retry.Reconnect()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -87,16 +99,16 @@ func (k *keeper) open(ctx context.Context, earlier *store.Session) (*store.Sessi
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
-			return nil, 0, ctx.Err()
+			return nil, opening{}, ctx.Err()
 		}
-		session, budget, err := k.openOnce(ctx, earlier)
+		session, news, err := k.openOnce(ctx, earlier)
 		switch {
 		case err == nil:
-			return session, budget, nil
+			return session, news, nil
 		case ctx.Err() != nil:
-			return nil, 0, ctx.Err()
+			return nil, opening{}, ctx.Err()
 		case earlier == nil && store.Permanent(err):
-			return nil, 0, err
+			return nil, opening{}, err
 		case attempt == 1:
 			k.d.log.Warn("cannot open the lock session; trying again until it works", "error", err)
 		}
@@ -104,28 +116,34 @@ func (k *keeper) open(ctx context.Context, earlier *store.Session) (*store.Sessi
 	}
 }
 
-func (k *keeper) openOnce(ctx context.Context, earlier *store.Session) (session *store.Session, budget int, err error) {
+func (k *keeper) openOnce(ctx context.Context, earlier *store.Session) (session *store.Session, news opening, err error) {
 	ctx, cancel := context.WithTimeout(ctx, sessionTimeout)
 	defer cancel()
 	if session, err = k.d.jobs.OpenSession(ctx); err != nil {
-		return nil, 0, err
+		return nil, news, err
 	}
 	if earlier != nil {
 		err = session.Forget(ctx, earlier.ID())
 	}
 	if err == nil {
-		budget, err = session.LockBudget(ctx)
+		news.id = session.ID()
+		news.budget, err = session.LockBudget(ctx)
+	}
+	for i := 0; i < len(k.queues) && err == nil; i++ {
+		var bucket int32
+		bucket, err = session.Bucket(ctx, k.queues[i].source)
+		news.buckets = append(news.buckets, bucket)
 	}
 	if err != nil {
 		session.Close(ctx)
 	}
-	return session, budget, err
+	return session, news, err
 }
 
 // serve carries out asks until the session breaks or ctx ends.
-func (k *keeper) serve(ctx context.Context, session *store.Session, budget int) error {
+func (k *keeper) serve(ctx context.Context, session *store.Session, news opening) error {
 	select {
-	case k.opened <- budget:
+	case k.opened <- news:
 	case <-ctx.Done():
 		return nil
 	}

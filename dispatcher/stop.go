@@ -22,6 +22,7 @@ func (l *loop) cancelHandlers(cause error) {
 // stop begins the graceful end: claim no more, and give back at once what has not been started.
 func (l *loop) stop() {
 	l.stopping = true
+	l.getUp()
 	for _, q := range l.queues {
 		l.handBack(q)
 	}
@@ -52,7 +53,7 @@ func (l *loop) wakeOthers() {
 // atRest tells whether nothing is left to be done: a stopping dispatcher may go.
 func (l *loop) atRest() bool {
 	return len(l.running) == 0 && !l.settling && len(l.unsettled) == 0 &&
-		(l.session == nil || !l.asking && len(l.release) == 0 && len(l.ended) == 0)
+		(l.session == nil || !l.asking && len(l.release) == 0 && len(l.ended) == 0 && len(l.unparked) == 0)
 }
 
 // abandon gives up on what did not end in time.

@@ -11,13 +11,19 @@ import (
 // heed takes what the listener has heard.
 func (l *loop) heed() {
 	telemetry.Wake(l.inner, "notification")
-	pending, all := l.hints.take()
-	if all {
-		for _, q := range l.queues {
+	heard := l.hints.take()
+	if heard.all { // the sweep looks for the dead, too
+		l.sweep = true
+	}
+	if heard.members {
+		l.ring.changed()
+	}
+	for _, q := range l.queues {
+		if heard.all || q.bucket != nil && heard.buckets[q.bucket.number] && !q.bucket.held {
 			q.wanted = true
 		}
 	}
-	for q, due := range pending {
+	for q, due := range heard.pending {
 		if due.IsZero() || !l.offsetOK {
 			q.wanted = true
 		} else {

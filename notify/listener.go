@@ -102,7 +102,11 @@ type Listener struct {
 	channels []string
 	handlers map[string]Handler
 	state    State
+	errands  []errand
+	hurry    context.CancelFunc // ends the wait for a notification; nil: there is none
 }
+
+type errand func(ctx context.Context, conn *pgx.Conn) error
 
 // State is what a Listener knows about its connection.
 type State struct {
@@ -139,6 +143,18 @@ func (l *Listener) Handle(channel string, h Handler) {
 	}
 	l.handlers[channel] = h
 	l.channels = append(l.channels, channel)
+}
+
+// Do has f called on the listening session, as a handler would be and by the same rules, as soon as
+// it is connected and no handler runs. It does not wait for that, and f is never called if Run ends
+// before. An error of f makes the Listener reconnect. Any goroutine may call Do at any time.
+func (l *Listener) Do(f func(ctx context.Context, conn *pgx.Conn) error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.errands = append(l.errands, f)
+	if l.hurry != nil {
+		l.hurry()
+	}
 }
 
 // State returns the present state. Any goroutine may call it at any time.

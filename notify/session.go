@@ -85,15 +85,22 @@ func (l *Listener) backlog(ctx context.Context, conn *pgx.Conn) error {
 func (l *Listener) receive(ctx context.Context, conn *pgx.Conn) error {
 	silence := positive(l.Heartbeat, defaultHeartbeat)
 	for {
+		if err := l.runErrands(ctx, conn); err != nil {
+			return err
+		}
 		wait, cancel := context.WithTimeout(ctx, silence)
+		l.waiting(cancel)
 		n, err := conn.WaitForNotification(wait)
-		silent := wait.Err() != nil
+		l.waiting(nil)
+		silent, hurried := wait.Err() == context.DeadlineExceeded, wait.Err() == context.Canceled
 		cancel()
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case n != nil:
 			err = l.deliver(ctx, conn, n)
+		case hurried && !conn.IsClosed():
+			err = nil
 		case err == nil:
 			err = errors.New("notify: a notification was lost: Connect must leave OnNotification in the configuration nil")
 		case silent && !conn.IsClosed():
@@ -105,6 +112,33 @@ func (l *Listener) receive(ctx context.Context, conn *pgx.Conn) error {
 			return err
 		}
 	}
+}
+
+// waiting says how to end the wait that follows: at once, if there are errands already.
+func (l *Listener) waiting(cancel context.CancelFunc) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.hurry = cancel
+	if cancel != nil && len(l.errands) > 0 {
+		cancel()
+	}
+}
+
+func (l *Listener) runErrands(ctx context.Context, conn *pgx.Conn) error {
+	l.mu.Lock()
+	errands := l.errands
+	l.errands = nil
+	l.mu.Unlock()
+	for _, f := range errands {
+		err := l.call(ctx, func(ctx context.Context) error { return f(ctx, conn) })
+		if err == nil {
+			err = idle(conn)
+		}
+		if err != nil {
+			return fmt.Errorf("notify: errand: %w", err)
+		}
+	}
+	return nil
 }
 
 // deliver returns an error only if the connection cannot be used after the handler.

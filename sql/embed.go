@@ -137,10 +137,11 @@ func Migrations(n Names) ([]Migration, error) {
 
 // view is what the files' placeholders can say.
 type view struct {
-	Table, Schema, Support, Channel, LockClass string
-	BeaconClass                                int
-	OwnSchema                                  bool
-	table                                      string
+	Table, Schema, Support, Channel string
+	LockClass, WakeClass, RingClass string // expressions
+	BeaconClass                     int
+	OwnSchema                       bool
+	table                           string
 }
 
 // Index is the quoted name of one of the table's indexes.
@@ -152,7 +153,9 @@ func render(text string, n Names) string {
 		Schema:      pgx.Identifier{n.schema()}.Sanitize(),
 		Support:     pgx.Identifier{n.Support()}.Sanitize(),
 		Channel:     literal(n.Support()),
-		LockClass:   literal(n.Queue()) + "::pg_catalog.regclass::pg_catalog.oid::pg_catalog.int4",
+		LockClass:   oidOf(n.Queue()),
+		WakeClass:   oidOf(n.Qualify("ledger")),
+		RingClass:   oidOf(n.Qualify("schema_version")),
 		BeaconClass: BeaconClass,
 		OwnSchema:   n.schema() != "public",
 		table:       n.table(),
@@ -165,6 +168,12 @@ func render(text string, n Names) string {
 		panic("sql: " + err.Error()) // the files are part of this package
 	}
 	return out.String()
+}
+
+// oidOf is the expression for a table's oid as the class of a two-int advisory lock. The oids of our
+// own tables are classes that no one else has a reason to use.
+func oidOf(table string) string {
+	return literal(table) + "::pg_catalog.regclass::pg_catalog.oid::pg_catalog.int4"
 }
 
 // literal quotes a string whose characters Validate has let through.

@@ -227,6 +227,83 @@ as $$
   limit 1
 $$;
 
+-- bucket: which wake lock a queue belongs to. Queues share 64 of them, so that a transaction that puts
+-- into ten thousand queues holds 64 locks at most; a collision costs a needless notification, no more.
+create function {{.Support}}.bucket(queue text) returns integer
+language sql immutable
+as $$ select pg_catalog.hashtext(queue) operator(pg_catalog.&) 63 $$;
+
+-- park: before it sleeps, a session makes sure that every later put will notify. Inserters hold the
+-- wake lock shared while they are silent, so:
+--   parked  it is ours alone: all silent inserters have ended, and all later ones will notify
+--   peer    another session is parked, so inserters notify, and all who listen hear it
+--   busy    a silent inserter is in flight: try again soon
+-- After parked and peer the caller looks once more, in a later statement, and then may sleep. It
+-- never waits: a waiting lock request would hold back vacuum, and stop inserters from being silent.
+-- The proof that no wake-up is lost is in docs/model.
+create function {{.Support}}.park(bucket integer) returns text
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if pg_try_advisory_lock({{.WakeClass}}, bucket) then
+    return 'parked';
+  elsif pg_try_advisory_lock_shared({{.WakeClass}}, bucket) then
+    perform pg_advisory_unlock_shared({{.WakeClass}}, bucket);
+    return 'busy';
+  else
+    return 'peer';
+  end if;
+end
+$$;
+
+-- unpark: the opposite. Whoever sleeps because this session was parked is told, to take the post.
+create function {{.Support}}.unpark(bucket integer) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  select pg_advisory_unlock({{.WakeClass}}, bucket);
+  select pg_notify({{.Channel}}, 'bucket ' || bucket);
+$$;
+
+-- watch: waits for the death of the next dispatcher in the ring of those that live, and returns its
+-- id; null if there is no other. The wait is bounded by the session's lock_timeout, since it holds back
+-- vacuum.
+create function {{.Support}}.watch(dispatcher integer) returns integer
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  neighbour integer;
+begin
+  select k.id into neighbour
+  from (
+    select objid::integer as id from pg_locks
+    where locktype = 'advisory' and classid = {{.RingClass}}::oid and objsubid = 2
+      and mode = 'ExclusiveLock' and granted
+      and database = (select oid from pg_database where datname = current_database())
+  ) k
+  where k.id <> dispatcher
+  order by k.id < dispatcher, k.id
+  limit 1;
+  if neighbour is not null then
+    perform pg_advisory_xact_lock_shared({{.RingClass}}, neighbour);
+  end if;
+  return neighbour;
+end
+$$;
+
+-- light: takes the two locks by which a dispatcher shows that it lives: its beacon, which all
+-- dispatchers of the server count, and its place in the ring of those of this table. False if the id
+-- is in use.
+create function {{.Support}}.light(dispatcher integer) returns boolean
+language sql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when pg_try_advisory_lock({{.BeaconClass}}, dispatcher)
+         then pg_try_advisory_lock({{.RingClass}}, dispatcher) else false end
+$$;
+
 -- notify: wakes whoever waits for jobs of the queue. The payload is a hint: when the earliest of
 -- the new jobs is due, in microseconds since 1970 (0: now), a space, the queue's name. What is due
 -- beyond 9e12 seconds, in the year 287 000, is told as that: the number has to fit its type.
@@ -388,6 +465,11 @@ drop function {{.Support}}.bury(integer, integer);
 drop function {{.Support}}.sweep(text[], integer);
 drop function {{.Support}}.put_back(bigint[], integer[], text[], double precision[], boolean[], boolean[]);
 drop function {{.Support}}.complete(bigint[], integer);
+drop function {{.Support}}.light(integer);
+drop function {{.Support}}.watch(integer);
+drop function {{.Support}}.unpark(integer);
+drop function {{.Support}}.park(integer);
+drop function {{.Support}}.bucket(text);
 drop function {{.Support}}.notify(text, timestamptz);
 drop function {{.Support}}.next_due(text);
 drop function {{.Support}}.get(text);

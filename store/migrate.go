@@ -65,7 +65,7 @@ func (s *Store) MigrateTo(ctx context.Context, version int) error {
 		err = fmt.Errorf("%w: %s exists and was not made by this library; rename it, or choose another name (store.Options.Table)", err, s.Table())
 	}
 	if err != nil {
-		return fmt.Errorf("store: migrate: %w", err)
+		return fmt.Errorf("store: migrate: %w", explain(err))
 	}
 	return nil
 }
@@ -106,7 +106,7 @@ func (s *Store) MigrationStatus(ctx context.Context) ([]AppliedMigration, error)
 	rows, err := s.db.Query(ctx, `
 		select version, name, applied_at from `+s.names.Qualify("schema_version")+` order by version`)
 	if err != nil {
-		return nil, fmt.Errorf("store: migration status: %w", err)
+		return nil, fmt.Errorf("store: migration status: %w", explain(err))
 	}
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[AppliedMigration])
 }

@@ -33,6 +33,9 @@ const maxReason = 8 << 10 // bytes
 // them aside. It returns how many of all it has accepted; the claims of the others were lost. All
 // happens in one transaction: on an error, nothing has.
 func (s *Store) Settle(ctx context.Context, done []Run, back []Return) (accepted int, err error) {
+	if s.err != nil {
+		return 0, s.err
+	}
 	var batch pgx.Batch
 	count := func(row pgx.Row) error {
 		var n int
@@ -104,6 +107,9 @@ func (s *Store) CompleteTx(ctx context.Context, db DB, run Run) error {
 // Uncompleted tells which of these runs, completed by CompleteTx, still stand in the table: their
 // transaction was rolled back. One that is still open counts as completed.
 func (s *Store) Uncompleted(ctx context.Context, runs []Run) (ids []int64, err error) {
+	if s.err != nil {
+		return nil, s.err
+	}
 	all, attempts := make([]int64, len(runs)), make([]int32, len(runs))
 	for i, r := range runs {
 		all[i], attempts[i] = r.ID, int32(r.Attempt)
@@ -137,6 +143,9 @@ func (q *Queue) Wake(ctx context.Context) error {
 // It does nothing and returns false while that dispatcher lives. Jobs without max_attempts of
 // their own are set aside after defaultMaxAttempts.
 func (s *Store) Bury(ctx context.Context, dispatcher int32, defaultMaxAttempts int) (dead bool, err error) {
+	if s.err != nil {
+		return false, s.err
+	}
 	err = s.db.QueryRow(ctx, `select `+s.function("bury")+`($1, $2)`, dispatcher, defaultMaxAttempts).Scan(&dead)
 	if err != nil {
 		return false, fmt.Errorf("store: bury dispatcher %d: %w", dispatcher, explain(err))

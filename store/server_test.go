@@ -83,6 +83,8 @@ func TestOnASmallServer(t *testing.T) {
 			tx := begin(t, conn)
 			if silent {
 				exec(t, tx, `set local pq_dispatch.notify = off`)
+			} else {
+				exec(t, tx, `set local pq_dispatch.notify = always`)
 			}
 			id := put(t, jobs.With(tx).Queue("apples"), 1)
 			_, err := tx.Exec(t.Context(), `prepare transaction 'p'`)
@@ -104,6 +106,7 @@ func TestCopySendsOneNotificationAQueue(t *testing.T) {
 	listener := connect(t, pool)
 	_, err := listener.Exec(t.Context(), `listen `+jobs.Channel())
 	check(t, err)
+	exec(t, listener, `select pq_dispatch.park(pq_dispatch.bucket(q)) from unnest(array['apples', 'pears']) q`)
 	_, err = pool.CopyFrom(t.Context(), pgx.Identifier{"queue"}, []string{"q_name", "data"},
 		pgx.CopyFromSlice(1000, func(i int) ([]any, error) { return []any{[]string{"apples", "pears"}[i%2], i}, nil }))
 	check(t, err)

@@ -93,7 +93,7 @@ func (x *Session) lightBeacon(ctx context.Context) error {
 	for {
 		x.id = rand.Int32()
 		var lit bool
-		err := x.conn.QueryRow(ctx, `select pg_try_advisory_lock($1, $2)`, int32(sql.BeaconClass), x.id).Scan(&lit)
+		err := x.conn.QueryRow(ctx, `select `+x.store.function("light")+`($1)`, x.id).Scan(&lit)
 		if err != nil || lit {
 			return err
 		}
@@ -120,6 +120,8 @@ func (x *Session) Wait(ctx context.Context) error {
 type ClaimRequest struct {
 	Release []int64 // claims to give up; their outcome has committed
 	Ended   []int64 // batches in the ledger of which no job is left
+	Unpark  []int32 // wake locks to give up, by bucket; those who sleep by them are told
+	Park    bool    // before the claim, take the queue's wake lock
 	Queue   *Queue
 	Want    int     // how many jobs at most; 0: none
 	Held    []int64 // what the session has claimed already
@@ -127,15 +129,37 @@ type ClaimRequest struct {
 
 // Claims is the answer.
 type Claims struct {
-	Jobs    []*Job
+	Jobs    []*Job        // the first in the order of the queue, among themselves in none
 	Gone    []int64       // locked, but finished by then: to be released
+	Parking Parking       // if Park was asked for
 	Batch   int64         // of all of them, in the ledger
 	Now     time.Time     // by the database's clock; zero if nothing was wanted
 	NextDue time.Duration // until the next scheduled job; negative: there is none
 }
 
+// Parking is what came of the attempt to take a queue's wake lock.
+type Parking string
+
+const (
+	Parked Parking = "parked" // every later put will notify
+	Peer   Parking = "peer"   // another session is parked, so every put notifies as long as it is
+	Busy   Parking = "busy"   // a put that does not notify is under way: try again soon
+)
+
+// Safe tells whether the caller may sleep, after one more look that found nothing.
+func (p Parking) Safe() bool { return p == Parked || p == Peer }
+
+// Bucket is the queue's wake lock, of which there are 64 for all queues.
+func (x *Session) Bucket(ctx context.Context, q *Queue) (bucket int32, err error) {
+	if err = x.conn.QueryRow(ctx, `select `+x.store.function("bucket")+`($1)`, q.name).Scan(&bucket); err != nil {
+		return 0, fmt.Errorf("store: bucket of %s: %w", q.name, explain(err))
+	}
+	return bucket, nil
+}
+
 // Claim carries out a request. If the server's lock table is full, the error matches [ErrLockTable]:
-// then Release has happened and Ended has not, and nothing new is claimed.
+// then Release has happened and Ended has not, and nothing new is claimed. After any other error the
+// session may hold locks that it does not know of, and must be closed.
 func (x *Session) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
 	claims := Claims{NextDue: -1}
 	var batch pgx.Batch
@@ -153,6 +177,13 @@ func (x *Session) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
 	}
 	if len(r.Ended) > 0 {
 		batch.Queue(`delete from `+x.store.names.Qualify("ledger")+` where batch = any ($1)`, r.Ended)
+	}
+	for _, bucket := range r.Unpark {
+		batch.Queue(`select `+x.store.function("unpark")+`($1)`, bucket)
+	}
+	if r.Park {
+		batch.Queue(`select b.bucket, `+x.store.function("park")+`(b.bucket) from `+x.store.function("bucket")+`($1) b(bucket)`, r.Queue.name).
+			QueryRow(func(row pgx.Row) error { return row.Scan(nil, &claims.Parking) })
 	}
 	if r.Want > 0 {
 		batch.Queue(`

@@ -79,7 +79,7 @@ func New(db DB, o Options) *Store {
 	if o.MaxSize == 0 {
 		s.options.MaxSize = 1 << 20
 	}
-	s.waiters = newWaiters(s.connect, s.names.Support())
+	s.waiters = newWaiters(s)
 
 	switch err := s.names.Validate(); {
 	case err != nil:

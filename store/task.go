@@ -30,11 +30,12 @@ type Task[T any] struct {
 
 // Put puts a job of the task and returns its id.
 func (t Task[T]) Put(ctx context.Context, jobs *Store, args T, options ...PutOption) (int64, error) {
-	all := append([]PutOption{ofTask(t.Name), MaxAttempts(t.MaxRetries + 1)}, t.Defaults...)
+	all := append([]PutOption{OfTask(t.Name), MaxAttempts(t.MaxRetries + 1)}, t.Defaults...)
 	return jobs.Queue(t.Queue).Put(ctx, args, append(all, options...)...)
 }
 
-func ofTask(name string) PutOption {
+// OfTask makes the job one of the task of that name, for a caller who does not know its type.
+func OfTask(name string) PutOption {
 	return func(d *draft) error {
 		if name == "" || !utf8.ValidString(name) || strings.ContainsRune(name, 0) {
 			return fmt.Errorf("invalid task name %q: use a text in UTF-8 without NUL", name)

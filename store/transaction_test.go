@@ -48,6 +48,7 @@ func TestASavepointRolledBackTakesItsPutAndItsNotification(t *testing.T) {
 	listening := connect(t, pool)
 	_, err := listening.Exec(t.Context(), `listen `+jobs.Channel())
 	check(t, err)
+	exec(t, listening, `select pq_dispatch.park(bucket) from generate_series(0, 63) bucket`)
 
 	tx := begin(t, pool)
 	outer := put(t, jobs.Queue("outer").With(tx), 1)

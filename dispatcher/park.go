@@ -1,0 +1,132 @@
+// Parking: how a queue falls asleep without missing a job, and when it had better not sleep.
+//
+// A put notifies only if someone sleeps, since notifying costs (sql/triggers.sql). So before a queue
+// sleeps, the lock session takes its wake lock and looks once more; the queue then is asleep. While
+// puts come thick and fast, or while there is no slot for more, the lock is given up, so that puts are
+// silent, and the queue is looked at every linger instead: as a network driver goes from interrupts
+// to polling under load.
+
+package dispatcher
+
+import (
+	"time"
+
+	"github.com/pq-dispatch/pq-dispatch/store"
+)
+
+const (
+	linger     = time.Millisecond // between looks at a queue that is busy
+	quietLooks = 2                // in vain, before it is parked
+
+	// A queue that is woken so often in a row, each time soon after the last, is not worth parking.
+	busyWakes = 8
+	soon      = 2 * time.Millisecond
+
+	slowestPark = 100 * time.Millisecond // between attempts, while a silent put is under way
+)
+
+// bucket is a wake lock, which the queues that hash into it share.
+type bucket struct {
+	number int32
+	held   bool // by our lock session; another's may do as well
+	queues []*queue
+}
+
+// rest is what a queue's parking is about. It belongs to the loop.
+type rest struct {
+	bucket  *bucket
+	asleep  bool          // nothing is due that is not claimed, and every put will notify
+	quiet   int           // looks in vain since the last job
+	wakes   int           // with jobs, each soon after the last
+	last    time.Time     // when jobs were found
+	waiting time.Duration // until the next attempt to park, while silent puts are under way
+}
+
+// reset is the state at the beginning of a session: awake, and to be parked at the first look in vain.
+func (r *rest) reset(b *bucket) { *r = rest{bucket: b, quiet: quietLooks, waiting: linger} }
+
+// parks tells whether the next claim is to take the wake lock first.
+func (r *rest) parks() bool { return !r.bucket.held && (r.asleep || r.quiet >= quietLooks) }
+
+// repose decides, after a claim, whether a queue sleeps or when it is looked at next.
+func (l *loop) repose(q *queue, parking store.Parking, found int, drained bool, now time.Time) {
+	if parking == store.Parked {
+		q.bucket.held = true
+	}
+	if found > 0 {
+		if q.quiet = 0; now.Sub(q.last) < soon {
+			q.wakes++
+		} else {
+			q.wakes = 0
+		}
+		q.last = now
+	} else {
+		q.quiet++
+	}
+	safe := q.bucket.held || parking.Safe()
+	q.asleep = drained && safe && q.wakes < busyWakes
+	switch {
+	case !drained:
+		q.wanted = true
+		l.unpark(q.bucket)
+	case q.asleep:
+		q.waiting = linger
+	case parking == store.Busy:
+		l.expect(q, q.waiting)
+		q.waiting = min(2*q.waiting, slowestPark)
+	default:
+		q.wakes = 0
+		l.unpark(q.bucket)
+		l.expect(q, linger)
+	}
+}
+
+// unpark gives a wake lock up with the next ask, unless another queue sleeps by it.
+func (l *loop) unpark(b *bucket) {
+	if !b.held {
+		return
+	}
+	for _, q := range b.queues {
+		if q.asleep {
+			return
+		}
+	}
+	b.held = false
+	l.unparked = append(l.unparked, b.number)
+}
+
+// saturate wakes the queues that have work but no room: another process may have, and while no one
+// sleeps puts need not notify.
+func (l *loop) saturate() {
+	for _, q := range l.queues {
+		if q.wanted && q.asleep && q.room(l.slots) <= 0 {
+			q.asleep = false
+			l.unpark(q.bucket)
+		}
+	}
+}
+
+// settleIn gives the queues their wake locks, at the beginning of a session.
+func (l *loop) settleIn(numbers []int32) {
+	buckets := map[int32]*bucket{}
+	for i, q := range l.queues {
+		b := buckets[numbers[i]]
+		if b == nil {
+			b = &bucket{number: numbers[i]}
+			buckets[b.number] = b
+		}
+		b.queues = append(b.queues, q)
+		q.reset(b)
+	}
+}
+
+// getUp gives up all wake locks, for others to take.
+func (l *loop) getUp() {
+	for _, q := range l.queues {
+		if q.bucket == nil { // no session has been opened yet
+			continue
+		}
+		q.asleep = false
+		l.unpark(q.bucket)
+	}
+}
