@@ -130,7 +130,7 @@ func wantAttributes(t *testing.T, span tracetest.SpanStub, want map[string]strin
 	t.Helper()
 	got := map[string]string{}
 	for _, a := range span.Attributes {
-		got[string(a.Key)] = a.Value.Emit()
+		got[string(a.Key)] = a.Value.String()
 	}
 	for key, value := range want {
 		if got[key] != value {

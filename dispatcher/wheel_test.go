@@ -193,7 +193,7 @@ func TestWheelDoesAMillionRandomOperationsLikeASortedList(t *testing.T) {
 				p.add(someTime(), children...)
 			} else {
 				next, ok := p.model.next()
-				to := now
+				var to time.Duration
 				switch kind := random.IntN(20); {
 				case ok && kind < 5:
 					to = next

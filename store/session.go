@@ -140,6 +140,7 @@ type Claims struct {
 // Parking is what came of the attempt to take a queue's wake lock.
 type Parking string
 
+// Safe are the first two.
 const (
 	Parked Parking = "parked" // every later put will notify
 	Peer   Parking = "peer"   // another session is parked, so every put notifies as long as it is

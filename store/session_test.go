@@ -3,6 +3,7 @@ package store_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -134,10 +135,8 @@ func TestAJobThatWasFinishedBetweenReadingAndLockingIsNotReturned(t *testing.T) 
 func TestTheLockSessionOverrulesDefaults(t *testing.T) {
 	pool, jobs := open(t)
 	config := pool.Config().ConnConfig
-	for name, value := range map[string]string{"default_transaction_isolation": "serializable", "default_transaction_read_only": "on",
-		"statement_timeout": "1s", "lock_timeout": "1s", "idle_session_timeout": "1s"} {
-		config.RuntimeParams[name] = value
-	}
+	maps.Copy(config.RuntimeParams, map[string]string{"default_transaction_isolation": "serializable", "default_transaction_read_only": "on",
+		"statement_timeout": "1s", "lock_timeout": "1s", "idle_session_timeout": "1s"})
 	var conn *pgx.Conn
 	session := openSession(t, store.New(pool, store.Options{Connect: func(ctx context.Context) (_ *pgx.Conn, err error) {
 		conn, err = pgx.ConnectConfig(ctx, config)

@@ -1,0 +1,89 @@
+// stats: how many jobs there are, by queue and state.
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pq-dispatch/pq-dispatch/store"
+)
+
+func (a *app) statsCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "stats [QUEUE]",
+		Short: "Count the jobs by queue and state",
+		Long: `Counts the jobs of every queue that has any, or of one queue. It reads the whole table.
+
+ready      due, and not running
+scheduled  due later
+running    claimed by a dispatcher that lives
+set aside  out of attempts, or refused; the reason is in the column last_error
+taken      taken by a consumer of Python's pq
+oldest     how long the ready job that waits longest has been due`,
+		Example: `  pq-dispatch stats
+  pq-dispatch stats apples --json`,
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON array with an object a queue")
+	cmd.RunE = a.withStore(func(ctx context.Context, jobs *store.Store, args []string) error {
+		all, err := counts(ctx, jobs, args)
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			lines := make([]countsJSON, len(all))
+			for i, c := range all {
+				lines[i] = countsJSON{c.Queue, c.Ready, c.Scheduled, c.Running, c.SetAside, c.Taken, c.Oldest.Seconds()}
+			}
+			return printJSON(a.stdout, lines)
+		}
+		table := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(table, "QUEUE\tREADY\tSCHEDULED\tRUNNING\tSET ASIDE\tTAKEN\tOLDEST")
+		for _, c := range all {
+			fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%d\t%d\t%v\n",
+				cell(c.Queue), c.Ready, c.Scheduled, c.Running, c.SetAside, c.Taken, c.Oldest.Round(time.Millisecond))
+		}
+		return table.Flush()
+	})
+	return cmd
+}
+
+func counts(ctx context.Context, jobs *store.Store, args []string) ([]store.Counts, error) {
+	if len(args) == 0 {
+		return jobs.Counts(ctx)
+	}
+	queue := jobs.Queue(args[0])
+	if err := plainName(queue, args[0]); err != nil {
+		return nil, err
+	}
+	c, err := queue.Counts(ctx)
+	return []store.Counts{c}, err
+}
+
+type countsJSON struct {
+	Queue     string  `json:"queue"`
+	Ready     int     `json:"ready"`
+	Scheduled int     `json:"scheduled"`
+	Running   int     `json:"running"`
+	SetAside  int     `json:"set_aside"`
+	Taken     int     `json:"taken"`
+	Oldest    float64 `json:"oldest_seconds"`
+}
+
+// cell quotes a name that would not stay in its cell, or bring control characters to the terminal.
+func cell(name string) string {
+	if strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return strconv.Quote(name)
+	}
+	return name
+}
