@@ -33,6 +33,8 @@ func (l *loop) ask() {
 		request.claim.Want = want
 		request.claim.Park = q.parks()
 		request.claim.Held = slices.Collect(maps.Keys(q.held))
+		request.asked = time.Now()
+		request.claim.After = q.position.next(request.asked)
 	}
 	if request.queue == nil && len(l.release) == 0 && len(l.ended) == 0 && len(l.unparked) == 0 {
 		return
@@ -93,7 +95,9 @@ func (l *loop) take(a answer) {
 	l.offset, l.offsetOK = claims.Now.Sub(now), true
 	q.rate.measure(now)
 	locked := len(claims.Jobs) + len(claims.Gone)
-	l.repose(q, claims.Parking, locked, locked < a.claim.Want, now)
+	full := locked >= a.claim.Want
+	q.position.advance(a, full)
+	l.repose(q, claims.Parking, locked, !full && a.claim.After == 0, now)
 	if claims.NextDue >= 0 {
 		l.expect(q, claims.NextDue)
 	}
@@ -178,6 +182,9 @@ func (l *loop) open(news opening) {
 			"concurrency", most, "budget", news.budget, "remedy", "raise max_locks_per_transaction")
 	}
 	l.settleIn(news.buckets)
+	for _, q := range l.queues {
+		q.position = position{}
+	}
 	l.ring.self.Store(news.id)
 	l.ring.changed()
 	l.background.Go(func() { // the others' rings have a new member

@@ -61,7 +61,8 @@ type loop struct {
 	offset   time.Duration // of the database's clock from ours; known after the first claim
 	offsetOK bool
 
-	work      chan *claim // to idle workers
+	work      chan *claim // to the workers
+	hired     int         // workers
 	workers   sync.WaitGroup
 	running   map[*claim]bool
 	finished  chan *claim
@@ -108,9 +109,9 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		hints:     newHints(d.queues),
 		fatal:     make(chan error, 2),
 		batches:   map[int64]int{},
-		work:      make(chan *claim),
+		work:      make(chan *claim, d.options.Concurrency),
 		running:   map[*claim]bool{},
-		finished:  make(chan *claim, 256),
+		finished:  make(chan *claim, d.options.Concurrency),
 		settled:   make(chan settlement, 1),
 		buried:    make(chan struct{}, 1),
 		returning: map[*queue]bool{},

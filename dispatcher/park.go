@@ -66,7 +66,7 @@ func (l *loop) repose(q *queue, parking store.Parking, found int, drained bool, 
 	safe := q.bucket.held || parking.Safe()
 	q.asleep = drained && safe && q.wakes < busyWakes
 	switch {
-	case !drained:
+	case !drained: // there may be more
 		q.wanted = true
 		l.unpark(q.bucket)
 	case q.asleep:

@@ -26,6 +26,7 @@ type queue struct {
 	armed  time.Duration    // when the wheel will fire for it, at the latest; never: maxDuration
 	rate   rate
 	rest
+	position
 }
 
 // route is where the jobs of a task go.
@@ -58,12 +59,49 @@ type claim struct {
 	claimedAt time.Time     // on the local clock
 	age       time.Duration // since it was due, at that time
 	outcome   outcome       // set by its handler's goroutine, before it is sent to the loop
+	quit      bool          // likewise: the handler has ended its goroutine
 }
 
 // room is how many jobs of the queue to claim now: those that free slots wait for, and a little more,
 // so that the slots stay busy while the next claim is under way.
 func (q *queue) room(slots int) int {
 	return min(q.free, slots) + q.rate.prefetch() - len(q.buffer)
+}
+
+// position is how far the claims of a queue have come. From the head they step over all that is in hand
+// and over what is done but not vacuumed, so a busy queue is claimed from where the last claim ended. What
+// stands before that, urgent, scheduled, committed late or handed back, is found from the head: at most
+// headShare of the time goes into that, and no queue falls asleep without it.
+type position struct {
+	after    int64         // 0: the next claim is from the head
+	head     time.Time     // when the last answer to a claim from the head came
+	headCost time.Duration // how long that took
+}
+
+const headShare = 10 // claims from the head wait that many times their own cost
+
+// next says where to claim from.
+func (p *position) next(now time.Time) int64 {
+	if now.Sub(p.head) > headShare*p.headCost {
+		return 0
+	}
+	return p.after
+}
+
+// advance notes what a claim has found. If it was not full and not from the head, the next one has to be.
+func (p *position) advance(a answer, full bool) {
+	if a.claim.After == 0 {
+		p.head, p.headCost = a.at, a.at.Sub(a.asked)
+	}
+	if !full {
+		p.after = 0
+		return
+	}
+	for _, job := range a.claims.Jobs {
+		if job.ScheduleAt.IsZero() && job.ExpectedAt.IsZero() {
+			p.after = max(p.after, job.ID)
+		}
+	}
 }
 
 // buffer is a heap of claims in the order in which jobs run: earliest expected_at first, those

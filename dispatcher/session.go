@@ -27,6 +27,7 @@ type ask struct {
 	queue  *queue   // for which the claim is; nil: it only gives back
 	sweep  []*queue // these, instead of a claim
 	budget bool     // read the lock budget, too
+	asked  time.Time
 }
 
 // answer tells the loop what came of it.

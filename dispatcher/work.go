@@ -11,36 +11,40 @@ func (l *loop) start() {
 			q.free--
 			l.slots--
 			l.running[c] = true
-			select {
-			case l.work <- c: // to a worker that is idle
-			default:
-				l.workers.Go(func() { l.worker(c) })
+			if l.hired < len(l.running) {
+				l.hired++
+				l.workers.Go(l.worker)
 			}
+			l.work <- c // there is room for all that may run
 		}
 	}
 }
 
 // worker runs handlers, one after another: a goroutine that stays keeps the stack that it has grown.
-func (l *loop) worker(c *claim) {
-	for ok := true; ok; c, ok = <-l.work {
+// A handler that ends its goroutine takes its worker with it.
+func (l *loop) worker() {
+	for c := range l.work {
 		l.handle(c)
 	}
 }
 
 func (l *loop) handle(c *claim) {
-	defer func() { // deferred, for a handler that ends its goroutine
-		select {
-		case l.finished <- c:
-		case <-l.inner.Done(): // the loop has given up on this one
-		}
+	returned := false
+	defer func() {
+		c.quit = !returned
+		l.finished <- c // there is room for all that may run, even when the loop has ended
 	}()
 	c.run(c.session.ctx)
+	returned = true
 }
 
 // finish takes a run's outcome.
 func (l *loop) finish(c *claim) {
 	q := c.queue
 	delete(l.running, c)
+	if c.quit {
+		l.hired--
+	}
 	q.free++
 	l.slots++
 	q.rate.done++

@@ -48,10 +48,16 @@ as $$ select id::bit(32)::integer $$;
 -- If a job was gone by the second reading, one more row follows, with all that was locked: the
 -- caller unlocks what it was not given.
 --
+-- after says where an earlier claim has come to: then only ready jobs without expected_at and with a
+-- higher id are looked at. From the head of a busy queue a claim steps over all that is in hand, and over
+-- what is done but not vacuumed. The caller has to look from the head (null) now and then: for what is
+-- urgent, scheduled, committed late or handed back.
+--
 -- The plan is pinned: without statistics (a table just loaded) the planner would sort the whole
--- queue for each claim. Scheduled jobs that are due are sorted, as no index can know which are;
--- the common case of none is decided first.
-create function {{.Support}}.claim(queue text, want integer, held int8multirange, dispatcher integer)
+-- queue for each claim. Only scheduled jobs that are due are sorted, as no index can know which are.
+create function {{.Support}}.claim(
+  queue text, want integer, held int8multirange, dispatcher integer, after bigint default null
+)
 returns table (
   id bigint, data jsonb, enqueued_at timestamptz, schedule_at timestamptz, expected_at timestamptz,
   task text, attempt integer, max_attempts integer, metadata jsonb, batch bigint, locked bigint[]
@@ -78,16 +84,14 @@ begin
   if want <= 0 then
     return;
   end if;
-  if not exists (
-    select from {{.Table}} q
-    where q.q_name = queue and q.dequeued_at is null and q.schedule_at <= statement_timestamp()
-  ) then
+  if after is not null then
     for candidate in
       select q.id, q.attempt
       from {{.Table}} q
       where q.q_name = queue and q.dequeued_at is null and q.schedule_at is null
+        and q.expected_at is null and q.id > after
         and not q.id <@ held
-      order by q.expected_at, q.id
+      order by q.id
     loop
       if pg_try_advisory_lock(class, {{.Support}}.lock_key(candidate.id)) then
         ids := ids || candidate.id;
@@ -474,7 +478,7 @@ drop function {{.Support}}.notify(text, timestamptz);
 drop function {{.Support}}.next_due(text);
 drop function {{.Support}}.get(text);
 drop function {{.Support}}.release(bigint[]);
-drop function {{.Support}}.claim(text, integer, int8multirange, integer);
+drop function {{.Support}}.claim(text, integer, int8multirange, integer, bigint);
 drop function {{.Support}}.lock_key(bigint);
 drop function {{.Support}}.lock_class();
 drop function {{.Support}}.put(text, jsonb, timestamptz, timestamptz, text, integer, jsonb);

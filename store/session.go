@@ -125,6 +125,7 @@ type ClaimRequest struct {
 	Queue   *Queue
 	Want    int     // how many jobs at most; 0: none
 	Held    []int64 // what the session has claimed already
+	After   int64   // only ready jobs without expected_at and with a higher id; 0: all, from the head
 }
 
 // Claims is the answer.
@@ -189,8 +190,8 @@ func (x *Session) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
 	if r.Want > 0 {
 		batch.Queue(`
 			select `+jobColumns+`, batch, locked
-			from `+x.store.function("claim")+`($1, $2, $3::int8multirange, $4)`,
-			r.Queue.name, r.Want, multirange(r.Held), x.id,
+			from `+x.store.function("claim")+`($1, $2, $3::int8multirange, $4, nullif($5::bigint, 0))`,
+			r.Queue.name, r.Want, multirange(r.Held), x.id, r.After,
 		).Query(func(rows pgx.Rows) error { return claims.read(rows, r.Queue) })
 		batch.Queue(`select extract(epoch from `+x.store.function("next_due")+`($1))::float8, clock_timestamp()`, r.Queue.name).
 			QueryRow(func(row pgx.Row) error {

@@ -74,7 +74,7 @@ var instruments = sync.OnceValue(func() (m struct {
 // Put opens the span of jobs being put and writes its context into their metadata. The function it
 // returns ends it, with the ids they were given.
 func Put(ctx context.Context, queue string, metadata *map[string]string) (context.Context, func(ids []int64, err error)) {
-	ctx, span := otel.Tracer(scope).Start(ctx, operationPut+" "+queue, trace.WithSpanKind(trace.SpanKindProducer))
+	ctx, span := tracer().Start(ctx, operationPut+" "+queue, trace.WithSpanKind(trace.SpanKindProducer))
 	if span.IsRecording() {
 		span.SetAttributes(keySystem.String(system), keyQueue.String(queue), keyOperation.String(operationPut), keyType.String("send"))
 	}
@@ -99,12 +99,18 @@ func Put(ctx context.Context, queue string, metadata *map[string]string) (contex
 	}
 }
 
+// tracer is asked for once: the provider looks it up by name each time.
+var tracer = sync.OnceValue(func() trace.Tracer { return otel.Tracer(scope) })
+
+var consumer = trace.WithSpanKind(trace.SpanKindConsumer)
+
 // Queue is what is said about the handlers of one queue. Its attribute sets are made once: hashing
 // them for each job would cost more than all else that a dispatcher does for it.
 type Queue struct {
-	name string
-	all  metric.MeasurementOption // the queue
-	done metric.MeasurementOption // and the outcome, of nearly all jobs
+	name     string
+	spanName string
+	all      metric.MeasurementOption // the queue
+	done     metric.MeasurementOption // and the outcome, of nearly all jobs
 }
 
 // done is the outcome of a run that has done its job.
@@ -113,9 +119,10 @@ const done = "done"
 // NewQueue returns the telemetry of a queue.
 func NewQueue(name string) *Queue {
 	return &Queue{
-		name: name,
-		all:  metric.WithAttributes(keySystem.String(system), keyQueue.String(name)),
-		done: metric.WithAttributes(keySystem.String(system), keyQueue.String(name), keyOutcome.String(done)),
+		name:     name,
+		spanName: operationRun + " " + name,
+		all:      metric.WithAttributes(keySystem.String(system), keyQueue.String(name)),
+		done:     metric.WithAttributes(keySystem.String(system), keyQueue.String(name), keyOutcome.String(done)),
 	}
 }
 
@@ -131,18 +138,18 @@ type Run struct {
 // Process opens the span of a handler. The function it returns ends it with the run's outcome
 // ("done", "retry", ...) and the kind of its error, if any.
 func (q *Queue) Process(ctx context.Context, r Run) (context.Context, func(outcome, errorType string)) {
-	options := []trace.SpanStartOption{
-		trace.WithSpanKind(trace.SpanKindConsumer),
-		trace.WithAttributes(keySystem.String(system), keyQueue.String(q.name), keyOperation.String(operationRun), keyType.String("process"),
-			keyMessage.String(strconv.FormatInt(r.ID, 10)), keyTask.String(r.Task), keyAttempt.Int(r.Attempt)),
-	}
+	var links trace.SpanStartOption = trace.WithLinks()
 	if r.Metadata != nil {
 		from := trace.SpanContextFromContext(propagator.Extract(context.Background(), propagation.MapCarrier(r.Metadata)))
 		if from.IsValid() {
-			options = append(options, trace.WithLinks(trace.Link{SpanContext: from}))
+			links = trace.WithLinks(trace.Link{SpanContext: from})
 		}
 	}
-	ctx, span := otel.Tracer(scope).Start(ctx, operationRun+" "+q.name, options...)
+	ctx, span := tracer().Start(ctx, q.spanName, consumer, links)
+	if span.IsRecording() {
+		span.SetAttributes(keySystem.String(system), keyQueue.String(q.name), keyOperation.String(operationRun), keyType.String("process"),
+			keyMessage.String(strconv.FormatInt(r.ID, 10)), keyTask.String(r.Task), keyAttempt.Int(r.Attempt))
+	}
 	m := instruments()
 	measured := m.jobs.Enabled(ctx)
 	var start time.Time
@@ -156,7 +163,9 @@ func (q *Queue) Process(ctx context.Context, r Run) (context.Context, func(outco
 			span.SetStatus(codes.Error, outcome)
 			span.SetAttributes(keyErrorType.String(errorType))
 		}
-		span.SetAttributes(keyOutcome.String(outcome))
+		if span.IsRecording() {
+			span.SetAttributes(keyOutcome.String(outcome))
+		}
 		span.End()
 		if !measured {
 			return
