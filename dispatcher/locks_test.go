@@ -2,6 +2,7 @@ package dispatcher_test
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -108,6 +109,44 @@ func TestASmallLockTableIsSharedAndNeverFilled(t *testing.T) {
 	if got := handled.Load(); got != n {
 		t.Errorf("got %d runs, want %d", got, n)
 	}
+}
+
+// A18.
+func TestADispatcherNeedsThreeSessionsWhateverItHandles(t *testing.T) {
+	url := migrated.Database(t)
+	config, err := pgx.ParseConfig(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const name = "dispatcher's own"
+	config.RuntimeParams["application_name"] = name
+	pool := poolAt(t, url)
+	jobs := store.New(pool, store.Options{Connect: func(ctx context.Context) (*pgx.Conn, error) {
+		return pgx.ConnectConfig(ctx, config)
+	}})
+	var handled atomic.Int64
+	d := dispatcher.New(jobs, quiet(dispatcher.Options{}))
+	const queues = 40
+	for i := range queues {
+		queue := fmt.Sprint("queue ", i)
+		put(t, jobs.Queue(queue), i)
+		d.Handle(queue, dispatcher.HandlerFunc(func(context.Context, *dispatcher.Job) error {
+			handled.Add(1)
+			return nil
+		}))
+	}
+	handleApples(t, storeAt(t, url), dispatcher.QueueOptions{}, func(context.Context, *dispatcher.Job) error { return nil })
+	start(t, d)
+	eventually(t, "all is handled, the peer is watched, and there are three sessions", func() bool {
+		var sessions int // one that the ring has just left may take a moment to end
+		var watches bool
+		if err := pool.QueryRow(t.Context(), `
+			select count(*), coalesce(bool_or(query like '%"watch"%' and wait_event = 'advisory'), false)
+			from pg_stat_activity where application_name = $1`, name).Scan(&sessions, &watches); err != nil {
+			t.Fatal(err)
+		}
+		return watches && handled.Load() == queues && sessions == 3
+	})
 }
 
 // statements counts the sweeps since anything else was sent to the server.

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pq-dispatch/pq-dispatch/dispatcher"
+	"github.com/pq-dispatch/pq-dispatch/retry"
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
 
@@ -174,4 +175,40 @@ func TestABusyDispatcherLetsPutsBeSilent(t *testing.T) {
 	receive(t, entered, "the second")
 	put(t, apples, 3)
 	receive(t, entered, "the third")
+}
+
+// A retry is an UPDATE, which notifies nobody. When it is due and its process has no room, a peer that
+// sleeps must be told.
+func TestAPeerTakesTheRetryThatThereIsNoRoomFor(t *testing.T) {
+	url := migrated.Database(t)
+	jobs := storeAt(t, url)
+	apples := jobs.Queue("apples")
+	entered, proceed := make(chan string, 10), make(chan struct{})
+	first := dispatcher.New(jobs, quiet(dispatcher.Options{Sweep: time.Hour, Concurrency: 1}))
+	first.Handle("apples", dispatcher.HandlerFunc(func(_ context.Context, job *dispatcher.Job) error {
+		if job.Attempt == 1 && string(job.Data) == `"sour"` {
+			entered <- "sour"
+			return retry.After(200*time.Millisecond, errSour)
+		}
+		entered <- "long"
+		<-proceed
+		return nil
+	}))
+	start(t, first)
+	id := put(t, apples, "sour")
+	receive(t, entered, "the sour one")
+	put(t, apples, "long")
+	receive(t, entered, "the long one, which fills the only slot")
+
+	got := make(chan int64, 10)
+	peer := dispatcher.New(storeAt(t, url), quiet(dispatcher.Options{Sweep: time.Hour}))
+	peer.Handle("apples", dispatcher.HandlerFunc(func(_ context.Context, job *dispatcher.Job) error {
+		got <- job.ID
+		return nil
+	}))
+	start(t, peer)
+	if retried := receive(t, got, "the retry, by the peer"); retried != id {
+		t.Errorf("the peer got job %d, want %d", retried, id)
+	}
+	close(proceed)
 }

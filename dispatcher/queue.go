@@ -24,6 +24,7 @@ type queue struct {
 	held   map[int64]*claim // claimed, in whatever stage: never to be claimed again meanwhile
 	wanted bool             // there may be a due job that is not claimed
 	armed  time.Duration    // when the wheel will fire for it, at the latest; never: maxDuration
+	called time.Duration    // when the others were last woken for it
 	rate   rate
 	rest
 	position
@@ -48,6 +49,7 @@ func (q *queue) configure(o QueueOptions) {
 	q.free = o.Concurrency
 	q.held = map[int64]*claim{}
 	q.armed = never
+	q.called = -callAgain
 }
 
 // claim is a job in the hands of this dispatcher.

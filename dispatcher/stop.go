@@ -39,15 +39,20 @@ func (l *loop) handBack(q *queue) {
 // wakeOthers tells the other processes of jobs that were handed back, now that they are unlocked.
 func (l *loop) wakeOthers() {
 	for q := range l.returning {
-		l.background.Go(func() {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(l.inner), farewell)
-			defer cancel()
-			if err := q.source.Wake(ctx); err != nil {
-				l.d.log.Warn("cannot tell others of jobs handed back; their sweep finds them", "queue", q.name, "error", err)
-			}
-		})
+		l.call(q)
 	}
 	clear(l.returning)
+}
+
+// call wakes the other processes that handle the queue.
+func (l *loop) call(q *queue) {
+	l.background.Go(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(l.inner), farewell)
+		defer cancel()
+		if err := q.source.Wake(ctx); err != nil {
+			l.d.log.Warn("cannot wake others; their sweep finds the jobs", "queue", q.name, "error", err)
+		}
+	})
 }
 
 // atRest tells whether nothing is left to be done: a stopping dispatcher may go.

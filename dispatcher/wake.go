@@ -44,9 +44,18 @@ func (l *loop) expect(q *queue, delay time.Duration) {
 	}
 }
 
+// callAgain is how often others are told of due jobs that there is no room for here.
+const callAgain = time.Second
+
 func (l *loop) advance() {
-	l.wheel.advance(time.Since(l.epoch), func(at time.Duration, q *queue) {
+	now := time.Since(l.epoch)
+	l.wheel.advance(now, func(at time.Duration, q *queue) {
 		q.wanted = true
+		if q.room(l.slots) <= 0 && now-q.called > callAgain {
+			// Others may have room, and not know: a retry is an UPDATE, which notifies nobody.
+			q.called = now
+			l.call(q)
+		}
 		if at >= q.armed {
 			q.armed = never
 		}

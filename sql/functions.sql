@@ -244,7 +244,7 @@ as $$ select pg_catalog.hashtext(queue) operator(pg_catalog.&) 63 $$;
 --   busy    a silent inserter is in flight: try again soon
 -- After parked and peer the caller looks once more, in a later statement, and then may sleep. It
 -- never waits: a waiting lock request would hold back vacuum, and stop inserters from being silent.
--- The proof that no wake-up is lost is in docs/model.
+-- That no wake-up is lost is checked by the model in docs/model.
 create function {{.Support}}.park(bucket integer) returns text
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp

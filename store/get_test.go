@@ -261,3 +261,15 @@ func TestWaitersComeAndGo(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// While one silent put takes its time, another that commits must not wait for it.
+func TestGetLooksWhileItCannotPark(t *testing.T) {
+	pool, jobs := open(t)
+	apples := jobs.Queue("apples")
+	long := begin(t, pool)
+	put(t, apples.With(long), "long")
+	get := startGet(t.Context(), apples, store.Forever)
+	eventually(t, pool, `select count(*) = 1 from pg_stat_activity where datname = current_database() and query like '%"park"%' and pid <> pg_backend_pid()`)
+	get.want(t, put(t, apples, "short"))
+	check(t, long.Rollback(t.Context()))
+}

@@ -77,8 +77,8 @@ func (w *waiters) wake(queue string) {
 }
 
 // post is a listening session. A queue that is waited for must be parked, or puts into it do not notify
-// (see park in sql/functions.sql). The session does that, and wakes the queue's Gets once it has: what
-// was put before was not announced.
+// (see park in sql/functions.sql). The session does that, and wakes the queue's Gets after each attempt:
+// what was put before was not announced.
 type post struct {
 	waiters  *waiters
 	listener *notify.Listener
@@ -146,13 +146,14 @@ func (p *post) parkOn(ctx context.Context, conn *pgx.Conn, queue string, again t
 		if err != nil {
 			return fmt.Errorf("park %s: %w", queue, err)
 		}
-		if !parking.Safe() {
+		switch parking {
+		case Busy: // one silent put is under way, and another may have ended: look, and try again
 			time.AfterFunc(again, func() { p.park(queue, min(2*again, slowestPark)) })
-			return nil
-		}
-		p.buckets[queue] = bucket
-		if parking == Parked {
+		case Parked:
 			p.held[bucket] = true
+			fallthrough
+		default:
+			p.buckets[queue] = bucket
 		}
 	}
 	p.waiters.wake(queue)
