@@ -181,24 +181,28 @@ func TestABusyDispatcherLetsPutsBeSilent(t *testing.T) {
 // sleeps must be told.
 func TestAPeerTakesTheRetryThatThereIsNoRoomFor(t *testing.T) {
 	url := migrated.Database(t)
-	jobs := storeAt(t, url)
-	apples := jobs.Queue("apples")
-	entered, proceed := make(chan string, 10), make(chan struct{})
-	first := dispatcher.New(jobs, quiet(dispatcher.Options{Sweep: time.Hour, Concurrency: 1}))
-	first.Handle("apples", dispatcher.HandlerFunc(func(_ context.Context, job *dispatcher.Job) error {
-		if job.Attempt == 1 && string(job.Data) == `"sour"` {
-			entered <- "sour"
-			return retry.After(200*time.Millisecond, errSour)
-		}
-		entered <- "long"
+	pool := poolAt(t, url)
+	jobs := store.New(pool, store.Options{})
+	apples, pears := jobs.Queue("apples"), jobs.Queue("pears")
+	fail, proceed := make(chan struct{}), make(chan struct{})
+	entered := make(chan string, 10)
+	first := dispatcher.New(jobs, quiet(dispatcher.Options{Sweep: time.Hour, Concurrency: 2}))
+	first.Handle("apples", dispatcher.HandlerFunc(func(context.Context, *dispatcher.Job) error {
+		entered <- "apple"
+		<-fail
+		return retry.After(100*time.Millisecond, errSour)
+	}))
+	first.Handle("pears", dispatcher.HandlerFunc(func(context.Context, *dispatcher.Job) error {
+		entered <- "pear"
 		<-proceed
 		return nil
 	}))
 	start(t, first)
 	id := put(t, apples, "sour")
-	receive(t, entered, "the sour one")
-	put(t, apples, "long")
-	receive(t, entered, "the long one, which fills the only slot")
+	put(t, pears, "long")
+	receive(t, entered, "the first")
+	receive(t, entered, "the second, which takes the last slot")
+	put(t, pears, "the next for the slot")
 
 	got := make(chan int64, 10)
 	peer := dispatcher.New(storeAt(t, url), quiet(dispatcher.Options{Sweep: time.Hour}))
@@ -207,6 +211,13 @@ func TestAPeerTakesTheRetryThatThereIsNoRoomFor(t *testing.T) {
 		return nil
 	}))
 	start(t, peer)
+	// The first has no reason to give up the wake lock of apples; the peer sleeps by it, or by its own.
+	eventually(t, "the peer watches, so it has looked at everything", func() bool {
+		var watches bool
+		err := pool.QueryRow(t.Context(), `select count(*) = 2 from pg_locks where locktype = 'advisory' and not granted`).Scan(&watches)
+		return err == nil && watches
+	})
+	close(fail)
 	if retried := receive(t, got, "the retry, by the peer"); retried != id {
 		t.Errorf("the peer got job %d, want %d", retried, id)
 	}
