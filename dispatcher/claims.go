@@ -34,7 +34,7 @@ func (l *loop) ask() {
 		request.claim.Park = q.parks()
 		request.claim.Held = slices.Collect(maps.Keys(q.held))
 		request.asked = time.Now()
-		request.claim.After = q.position.next(request.asked)
+		request.claim.After = q.place.next(request.asked)
 	}
 	if request.queue == nil && len(l.release) == 0 && len(l.ended) == 0 && len(l.unparked) == 0 {
 		return
@@ -96,7 +96,7 @@ func (l *loop) take(a answer) {
 	q.rate.measure(now)
 	locked := len(claims.Jobs) + len(claims.Gone)
 	full := locked >= a.claim.Want
-	q.position.advance(a, full)
+	q.place.advance(a, full)
 	l.repose(q, claims.Parking, locked, !full && a.claim.After == 0, now)
 	if claims.NextDue >= 0 {
 		l.expect(q, claims.NextDue)
@@ -183,7 +183,7 @@ func (l *loop) open(news opening) {
 	}
 	l.settleIn(news.buckets)
 	for _, q := range l.queues {
-		q.position = position{}
+		q.place = position{}
 	}
 	l.ring.self.Store(news.id)
 	l.ring.changed()

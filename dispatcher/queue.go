@@ -26,8 +26,8 @@ type queue struct {
 	armed  time.Duration    // when the wheel will fire for it, at the latest; never: maxDuration
 	called time.Duration    // when the others were last woken for it
 	rate   rate
+	place  position
 	rest
-	position
 }
 
 // route is where the jobs of a task go.

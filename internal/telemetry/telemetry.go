@@ -138,7 +138,7 @@ type Run struct {
 // Process opens the span of a handler. The function it returns ends it with the run's outcome
 // ("done", "retry", ...) and the kind of its error, if any.
 func (q *Queue) Process(ctx context.Context, r Run) (context.Context, func(outcome, errorType string)) {
-	var links trace.SpanStartOption = trace.WithLinks()
+	links := trace.WithLinks()
 	if r.Metadata != nil {
 		from := trace.SpanContextFromContext(propagator.Extract(context.Background(), propagation.MapCarrier(r.Metadata)))
 		if from.IsValid() {
