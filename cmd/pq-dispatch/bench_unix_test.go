@@ -1,0 +1,23 @@
+//go:build unix
+
+package main
+
+import (
+	"fmt"
+	"syscall"
+	"testing"
+)
+
+func TestBenchThatIsInterruptedLeavesNothing(t *testing.T) {
+	d := newDatabase(t)
+	p := d.program(nil, "bench", "idle")
+	d.eventually("its dispatchers wait", func() bool {
+		return d.number(`select count(distinct application_name) from pg_stat_activity where application_name like 'pq_dispatch_bench% dispatcher %'`) == 3
+	})
+	p.signal(syscall.SIGINT)
+	p.ends(128 + int(syscall.SIGINT))
+	wants(t, "standard output", p.stdout.String(), "")
+	wants(t, "standard error", p.stderr.String(), "pq-dispatch: stopped by signal: interrupt\n")
+	wants(t, "schemas left", d.benchSchemas(), "0")
+	wants(t, "connections left", fmt.Sprint(d.number(`select count(*) from pg_stat_activity where application_name like 'pq_dispatch_bench%'`)), "0")
+}
