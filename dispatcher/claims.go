@@ -7,6 +7,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"sort"
 	"time"
 
 	"github.com/pq-dispatch/pq-dispatch/internal/telemetry"
@@ -16,12 +17,12 @@ import (
 // ask sends the next request to the lock session: a sweep, if it is time, or what there is to give
 // back together with a claim for the next queue that wants one.
 func (l *loop) ask() {
-	if l.session == nil || l.asking {
+	if l.session == nil || l.asking || l.paused {
 		return
 	}
 	if l.sweep && !l.stopping {
 		l.sweep = false
-		l.send(ask{sweep: l.queues, budget: l.locks > 0})
+		l.send(ask{sweep: l.queues})
 		return
 	}
 	l.saturate()
@@ -55,13 +56,18 @@ func (l *loop) choose() (*queue, int) {
 		return nil, 0
 	}
 	spare := l.session.budget - l.locks + len(l.release)
+	now := time.Now()
 	for i := range l.queues {
 		n := (l.turn + i) % len(l.queues)
 		q := l.queues[n]
 		if !q.wanted {
 			continue
 		}
-		if want := min(q.room(l.slots), spare, maxClaim); want > 0 {
+		room := q.room(l.slots)
+		if room <= 0 && len(q.buffer) > 0 && q.place.stale(now) {
+			room = 1 // what is more urgent than all that is buffered must not wait for it
+		}
+		if want := min(room, spare, maxClaim); want > 0 {
 			l.turn = (n + 1) % len(l.queues)
 			return q, want
 		}
@@ -78,6 +84,9 @@ func (l *loop) hear(a answer) {
 		return
 	case a.err != nil:
 		return // the session is broken, which the keeper says next
+	}
+	l.full = false
+	switch {
 	case a.sweep != nil:
 		l.survey(a)
 	case a.queue != nil:
@@ -125,6 +134,7 @@ func (l *loop) take(a answer) {
 		q.buffer.add(c)
 	}
 	if l.stopping {
+		l.getUp()
 		l.handBack(q)
 	}
 }
@@ -132,7 +142,7 @@ func (l *loop) take(a answer) {
 // survey takes the result of a sweep.
 func (l *loop) survey(a answer) {
 	telemetry.Wake(l.inner, "sweep")
-	for i, outlook := range a.outlooks {
+	for i, outlook := range a.survey.Outlooks {
 		if outlook.Due {
 			a.sweep[i].wanted = true
 		}
@@ -140,13 +150,12 @@ func (l *loop) survey(a answer) {
 			l.expect(a.sweep[i], outlook.NextDue)
 		}
 	}
-	if a.budget > 0 {
-		l.session.budget = a.budget
-	}
-	if len(a.dead) > 0 && !l.burying {
+	l.session.budget = a.survey.Budget
+	l.shed()
+	if len(a.survey.Dead) > 0 && !l.burying {
 		l.burying = true
 		l.background.Go(func() {
-			l.bury(a.dead)
+			l.bury(a.survey.Dead)
 			l.buried <- struct{}{}
 		})
 	}
@@ -162,14 +171,57 @@ func (l *loop) bury(dead []int32) {
 	}
 }
 
-// shrink answers a full lock table: hold fewer, so that other sessions get theirs.
+// pause is how long nothing is asked of a server whose lock table is full.
+const pause = time.Second
+
+// shrink answers a full lock table: hold fewer, so that other sessions get theirs, and ask again after
+// a pause.
 func (l *loop) shrink(a answer) {
 	l.session.budget = max(1, l.locks/2)
+	l.paused = true
+	l.resume.Reset(pause)
 	l.ended = append(l.ended, a.claim.Ended...)
 	l.unparked = append(l.unparked, a.claim.Unpark...)
-	l.d.log.Error("the server's lock table is full; running fewer jobs at once",
-		"budget", l.session.budget, "remedy", "raise max_locks_per_transaction, or lower the concurrency", "error", a.err)
-	l.expect(a.queue, time.Second)
+	if a.sweep != nil {
+		l.sweep = true
+	}
+	if q := a.queue; q != nil {
+		q.wanted = true
+		if a.claim.Park { // it may have the lock: a session lock outlives the failed statement
+			q.bucket.held, q.asleep = true, false
+			l.unpark(q.bucket)
+		}
+	}
+	if !l.full {
+		l.full = true
+		l.d.log.Error("the server's lock table is full; running fewer jobs at once",
+			"budget", l.session.budget, "remedy", "raise max_locks_per_transaction, or lower the concurrency", "error", a.err)
+	}
+}
+
+// shed hands back what is buffered far beyond what the handlers will take soon: they have become slower,
+// or the dispatchers more, since it was claimed.
+func (l *loop) shed() {
+	now := time.Now()
+	for _, q := range l.queues {
+		q.rate.measure(now)
+		keep := min(q.free, l.slots) + 2*q.rate.prefetch()
+		if over := l.locks - len(l.release) - l.session.budget; over > 0 {
+			keep = min(keep, max(0, len(q.buffer)-over))
+		}
+		if len(q.buffer) <= keep {
+			continue
+		}
+		sort.Sort(q.buffer) // which is a heap still
+		for _, c := range q.buffer[keep:] {
+			l.drop(c)
+			l.returning[q] = true
+		}
+		clear(q.buffer[keep:])
+		q.buffer = q.buffer[:keep]
+		q.wanted = true
+		q.place.after = 0
+	}
 }
 
 // open begins the life of a lock session: everything may have changed.

@@ -58,12 +58,12 @@ func TestTheLocksAreThoseOfTheJobsInHand(t *testing.T) {
 		t.Errorf("while 10 run: got locks on %v, want %v", got, want)
 	}
 	close(proceed)
+	for range 20 {
+		receive(t, entered, "the other jobs")
+	}
 	eventually(t, "no lock is left", func() bool { return len(jobLocks(t, pool)) == 0 })
 	if err := r.end(); err != nil {
 		t.Error(err)
-	}
-	for range 20 {
-		receive(t, entered, "the other jobs")
 	}
 }
 

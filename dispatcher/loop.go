@@ -16,9 +16,14 @@ import (
 const (
 	never = time.Duration(math.MaxInt64)
 
-	// horizon is how far ahead the wheel is armed. What is due later, a sweep finds in time. It
-	// bounds the wheel, and how long a timer can be wrong: Go's stand still in suspend.
-	horizon = time.Minute
+	// minHorizon is how far ahead the wheel is armed, or two sweeps, if that is more: what is due
+	// later, a sweep finds in time. It bounds the wheel, and how long a timer can be wrong: Go's stand
+	// still in suspend.
+	minHorizon = time.Minute
+
+	// heartbeat of the listener. With the sweep and the ring it keeps an idle process below one
+	// statement in 5 seconds.
+	heartbeat = 20 * time.Second
 
 	wheelTick = time.Millisecond
 
@@ -39,9 +44,10 @@ type loop struct {
 	turn   int // of the queue to be considered next
 	slots  int // free slots for handlers in this process
 
-	wheel *wheel[*queue]
-	epoch time.Time // of the wheel
-	timer *time.Timer
+	wheel   *wheel[*queue]
+	epoch   time.Time // of the wheel
+	timer   *time.Timer
+	horizon time.Duration
 
 	hints  *hints
 	keeper *keeper
@@ -53,10 +59,13 @@ type loop struct {
 	sweep    bool          // one is wanted
 	burying  bool          // the dead are being seen to
 	buried   chan struct{}
-	locks    int           // held by the session
-	release  []int64       // to be given back with the next ask
-	ended    []int64       // batches to be struck from the ledger with it
-	unparked []int32       // wake locks to be given up with it
+	locks    int     // held by the session
+	release  []int64 // to be given back with the next ask
+	ended    []int64 // batches to be struck from the ledger with it
+	unparked []int32 // wake locks to be given up with it
+	full     bool    // the server's lock table is, and that has been logged
+	paused   bool    // nothing is asked, until resume
+	resume   *time.Timer
 	batches  map[int64]int // how many of a batch's jobs have not ended
 	offset   time.Duration // of the database's clock from ours; known after the first claim
 	offsetOK bool
@@ -68,6 +77,7 @@ type loop struct {
 	finished  chan *claim
 	unsettled []*claim // finished, their outcomes to be written
 	settling  bool
+	alone     int // jobs whose row someone has locked: each has a goroutine that writes its outcome
 	settled   chan settlement
 	returning map[*queue]bool // jobs of these were handed back: wake the others once they are free
 
@@ -75,9 +85,12 @@ type loop struct {
 	background sync.WaitGroup // all goroutines but the workers
 }
 
+// settlement is what came of writing a batch of outcomes.
 type settlement struct {
-	batch []*claim
-	err   error
+	written []*claim
+	blocked []*claim // someone has locked their rows
+	alone   bool     // it was one of those
+	err     error
 }
 
 // Run claims and handles jobs until ctx ends, and returns when all that it started has ended: nil
@@ -106,6 +119,8 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		wheel:     newWheel[*queue](wheelTick),
 		epoch:     time.Now(),
 		timer:     time.NewTimer(never),
+		resume:    time.NewTimer(never),
+		horizon:   max(minHorizon, 2*d.options.Sweep),
 		hints:     newHints(d.queues),
 		fatal:     make(chan error, 2),
 		batches:   map[int64]int{},
@@ -141,7 +156,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		case <-inner.Done():
 			return
 		}
-		listener := &notify.Listener{Connect: d.jobs.Connect, Logger: d.log}
+		listener := &notify.Listener{Connect: d.jobs.Connect, Heartbeat: heartbeat, Logger: d.log}
 		listener.Handle(d.jobs.Channel(), l.hints)
 		if err := listener.Run(inner); inner.Err() == nil {
 			l.fatal <- err
@@ -154,6 +169,7 @@ func (l *loop) run(ctx context.Context) error {
 	sweeps := time.NewTicker(l.d.options.Sweep)
 	defer sweeps.Stop()
 	defer l.timer.Stop()
+	defer l.resume.Stop()
 	stop := ctx.Done()
 	deadline := time.NewTimer(never) // of the present phase of stopping
 	defer deadline.Stop()
@@ -172,11 +188,11 @@ func (l *loop) run(ctx context.Context) error {
 			for range len(l.finished) {
 				l.finish(<-l.finished)
 			}
-		case s := <-l.settled:
-			l.settling = false
-			if s.err == nil { // else the loop is at its end, and the jobs are run again
-				l.conclude(s.batch)
+			if l.session != nil {
+				l.shed()
 			}
+		case s := <-l.settled:
+			l.hearSettled(s)
 		case a := <-l.keeper.answers:
 			l.hear(a)
 		case <-l.hints.signal:
@@ -184,6 +200,8 @@ func (l *loop) run(ctx context.Context) error {
 		case <-l.timer.C:
 			telemetry.Wake(ctx, "timer")
 			l.advance()
+		case <-l.resume.C:
+			l.paused = false
 		case <-sweeps.C:
 			l.sweep = true
 		case <-l.buried:

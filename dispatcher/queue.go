@@ -23,7 +23,7 @@ type queue struct {
 	buffer buffer           // claimed, not started
 	held   map[int64]*claim // claimed, in whatever stage: never to be claimed again meanwhile
 	wanted bool             // there may be a due job that is not claimed
-	armed  time.Duration    // when the wheel will fire for it, at the latest; never: maxDuration
+	armed  time.Duration    // when the wheel will fire for it, at the latest, or never
 	called time.Duration    // when the others were last woken for it
 	rate   rate
 	place  position
@@ -80,7 +80,10 @@ type position struct {
 	headCost time.Duration // how long that took
 }
 
-const headShare = 10 // claims from the head wait that many times their own cost
+const (
+	headShare  = 10                    // claims from the head wait that many times their own cost
+	urgentLook = 20 * time.Millisecond // between looks of a queue whose buffer is full
+)
 
 // next says where to claim from.
 func (p *position) next(now time.Time) int64 {
@@ -88,6 +91,11 @@ func (p *position) next(now time.Time) int64 {
 		return 0
 	}
 	return p.after
+}
+
+// stale tells whether it is time to look for urgent jobs, though there is no room for more.
+func (p *position) stale(now time.Time) bool {
+	return now.Sub(p.head) > max(urgentLook, headShare*p.headCost)
 }
 
 // advance notes what a claim has found. If it was not full and not from the head, the next one has to be.

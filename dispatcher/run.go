@@ -34,7 +34,7 @@ const (
 	claimLost   = "claim_lost"  // unfinished when the lock session broke
 )
 
-// run handles one job. It runs on a goroutine of its own and touches nothing of the loop's.
+// run handles one job. It runs on a worker's goroutine and touches nothing of the loop's.
 func (c *claim) run(ctx context.Context) {
 	job := c.job
 	job.Lateness = c.age + time.Since(c.claimedAt)

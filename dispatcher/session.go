@@ -23,22 +23,19 @@ type sessionScope struct {
 
 // ask is what the loop wants done on the lock session: a claim, or a sweep.
 type ask struct {
-	claim  store.ClaimRequest
-	queue  *queue   // for which the claim is; nil: it only gives back
-	sweep  []*queue // these, instead of a claim
-	budget bool     // read the lock budget, too
-	asked  time.Time
+	claim store.ClaimRequest
+	queue *queue   // for which the claim is; nil: it only gives back
+	sweep []*queue // these, instead of a claim
+	asked time.Time
 }
 
 // answer tells the loop what came of it.
 type answer struct {
 	ask
-	at       time.Time // when it came
-	claims   store.Claims
-	outlooks []store.Outlook
-	dead     []int32
-	budget   int // 0: not asked
-	err      error
+	at     time.Time // when it came
+	claims store.Claims
+	survey store.Survey
+	err    error
 }
 
 // opening tells the loop of a new session.
@@ -196,11 +193,6 @@ func (k *keeper) carryOut(ctx context.Context, session *store.Session, request a
 	for i, q := range request.sweep {
 		sources[i] = q.source
 	}
-	if reply.outlooks, reply.dead, reply.err = session.Sweep(ctx, sources); reply.err != nil {
-		return reply
-	}
-	if request.budget {
-		reply.budget, reply.err = session.LockBudget(ctx)
-	}
+	reply.survey, reply.err = session.Sweep(ctx, sources)
 	return reply
 }

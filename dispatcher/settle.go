@@ -2,6 +2,7 @@ package dispatcher
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,11 +13,15 @@ import (
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
 
+// settleTimeout bounds one write: a connection that has died without a word must not hold up all.
+const settleTimeout = 30 * time.Second
+
 // settle writes the outcomes of a batch of runs, and tries until the database has taken them: a
 // done job whose completion is lost would run again. It runs on a goroutine of its own, one batch
-// at a time; the next one is what has come meanwhile. It returns when ctx ends, with the batch
-// unsettled at worst, so that the jobs are run again.
-func (d *Dispatcher) settle(ctx context.Context, batch []*claim) error {
+// at a time; the next one is what has come meanwhile. It leaves out those whose rows someone has
+// locked, unless it is there for such a one, to wait for it. It returns an error only when ctx ends;
+// then what is not written is run again.
+func (d *Dispatcher) settle(ctx context.Context, batch []*claim, wait bool) (written, blocked []*claim, err error) {
 	delays := retry.Reconnect()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -24,13 +29,28 @@ func (d *Dispatcher) settle(ctx context.Context, batch []*claim) error {
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return nil, nil, context.Cause(ctx)
 		}
 		err := d.write(ctx, batch, attempt > 1)
 		if err == nil {
-			return nil
+			return append(written, batch...), blocked, nil
 		}
-		if attempt == 1 {
+		if errors.Is(err, store.ErrRowLocked) && !wait {
+			var rest []*claim
+			for _, c := range batch {
+				switch err := d.write(ctx, []*claim{c}, true); {
+				case err == nil:
+					written = append(written, c)
+				case errors.Is(err, store.ErrRowLocked):
+					blocked = append(blocked, c)
+				default:
+					rest = append(rest, c)
+				}
+			}
+			if batch = rest; len(batch) == 0 {
+				return written, blocked, nil
+			}
+		} else if attempt == 1 && !wait {
 			d.log.Warn("cannot write outcomes; trying again until it works", "jobs", len(batch), "error", err)
 		}
 		timer.Reset(delays.NextBackOff())
@@ -40,6 +60,8 @@ func (d *Dispatcher) settle(ctx context.Context, batch []*claim) error {
 // write sends the outcomes, at most one statement a kind. Each is safe to repeat: it concerns an
 // attempt, and changes nothing once that is over.
 func (d *Dispatcher) write(ctx context.Context, batch []*claim, repeated bool) error {
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
 	var completed, checked []store.Run
 	var returned []store.Return
 	for _, c := range batch {

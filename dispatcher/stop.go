@@ -57,8 +57,8 @@ func (l *loop) call(q *queue) {
 
 // atRest tells whether nothing is left to be done: a stopping dispatcher may go.
 func (l *loop) atRest() bool {
-	return len(l.running) == 0 && !l.settling && len(l.unsettled) == 0 &&
-		(l.session == nil || !l.asking && len(l.release) == 0 && len(l.ended) == 0 && len(l.unparked) == 0)
+	return len(l.running) == 0 && !l.settling && len(l.unsettled) == 0 && l.alone == 0 &&
+		(l.session == nil || l.paused || !l.asking && len(l.release) == 0 && len(l.ended) == 0 && len(l.unparked) == 0)
 }
 
 // abandon gives up on what did not end in time.

@@ -35,7 +35,7 @@ func (l *loop) heed() {
 // expect has the wheel fire for a queue after a delay. What is beyond the horizon is left to the
 // sweep.
 func (l *loop) expect(q *queue, delay time.Duration) {
-	if delay > horizon {
+	if delay > l.horizon {
 		return
 	}
 	if at := time.Since(l.epoch) + delay; at < q.armed {

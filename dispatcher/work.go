@@ -2,7 +2,7 @@
 
 package dispatcher
 
-// start hands buffered jobs to goroutines, queue by queue in turn, as far as slots are free.
+// start hands buffered jobs to the workers, queue by queue in turn, as far as slots are free.
 func (l *loop) start() {
 	for i := range l.queues {
 		q := l.queues[(l.turn+i)%len(l.queues)]
@@ -67,7 +67,39 @@ func (l *loop) settle() {
 	batch := l.unsettled
 	l.unsettled = nil
 	l.settling = true
-	l.background.Go(func() { l.settled <- settlement{batch, l.d.settle(l.inner, batch)} })
+	l.background.Go(func() {
+		written, blocked, err := l.d.settle(l.inner, batch, false)
+		l.tell(settlement{written: written, blocked: blocked, err: err})
+	})
+}
+
+// tell sends a settlement to the loop, unless that has ended.
+func (l *loop) tell(s settlement) {
+	select {
+	case l.settled <- s:
+	case <-l.inner.Done():
+	}
+}
+
+// hearSettled takes what came of a batch. What is blocked must not hold up what comes after it.
+func (l *loop) hearSettled(s settlement) {
+	if s.alone {
+		l.alone--
+	} else {
+		l.settling = false
+	}
+	if s.err != nil {
+		return // the loop is at its end, and the jobs are run again
+	}
+	l.conclude(s.written)
+	l.alone += len(s.blocked)
+	for _, c := range s.blocked {
+		l.d.log.Warn("someone has locked a job's row; its outcome waits", "queue", c.queue.name, "job", c.job.ID)
+		l.background.Go(func() {
+			written, _, err := l.d.settle(l.inner, []*claim{c}, true)
+			l.tell(settlement{written: written, alone: true, err: err})
+		})
+	}
 }
 
 // conclude gives up the claims of jobs whose outcome is written.
@@ -87,7 +119,9 @@ func (l *loop) conclude(batch []*claim) {
 func (l *loop) drop(c *claim) {
 	delete(c.queue.held, c.job.ID)
 	if c.session != l.session {
-		return // its lock went with its session
+		// Its lock went with its session. If the job still stands, it was kept from the new one's look.
+		c.queue.wanted = true
+		return
 	}
 	l.release = append(l.release, c.job.ID)
 	if l.batches[c.batch]--; l.batches[c.batch] == 0 {

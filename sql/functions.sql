@@ -29,8 +29,8 @@ create function {{.Support}}.lock_class() returns integer
 language sql stable
 as $$ select {{.LockClass}} $$;
 
--- lock_key: the second key, the low half of the id. Two jobs 2^32 apart share one: the later one
--- waits until the earlier has ended, no more.
+-- lock_key: the second key, the low half of the id. Two jobs 2^32 apart share one: another session
+-- has to wait for both, no more.
 create function {{.Support}}.lock_key(id bigint) returns integer
 language sql immutable
 as $$ select id::bit(32)::integer $$;
@@ -147,7 +147,7 @@ exception when out_of_memory then
   -- The server's lock table is full, for everyone. Give back what this call took: a session lock
   -- outlives the failed statement.
   perform {{.Support}}.release(ids);
-  raise;
+  raise exception using errcode = 'PQ532', message = sqlerrm;
 end
 $$;
 
@@ -330,6 +330,7 @@ set enable_seqscan = off
 set enable_bitmapscan = off
 set plan_cache_mode = force_generic_plan
 set jit = off
+set lock_timeout = '1s' -- whoever has locked one row must not stop the outcomes of all
 as $$
 declare
   deleted integer;
@@ -354,6 +355,7 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 set plan_cache_mode = force_generic_plan
 set jit = off
+set lock_timeout = '1s' -- whoever has locked one row must not stop the outcomes of all
 as $$
 declare
   changed integer;
@@ -371,11 +373,24 @@ begin
 end
 $$;
 
+-- lock_budget: how many locks a dispatcher may hold. All that live on the server share half of its
+-- lock table.
+create function {{.Support}}.lock_budget() returns integer
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select (current_setting('max_locks_per_transaction')::bigint
+       * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint)
+       / 2 / greatest(1, (
+           select count(*) from pg_locks
+           where locktype = 'advisory' and classid = {{.BeaconClass}} and objsubid = 2)))::integer
+$$;
+
 -- sweep: one look at many queues, for a dispatcher that has nothing else to do. For each: is a job
 -- due, and in how many seconds is the next one. And whose entries stand in the ledger though their
--- beacon is out.
+-- beacon is out, and the lock budget.
 create function {{.Support}}.sweep(queues text[], dispatcher integer)
-returns table (due boolean, next_due double precision, dead integer[])
+returns table (due boolean, next_due double precision, dead integer[], budget integer)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -384,8 +399,9 @@ set enable_sort = off
 set jit = off
 as $$
 declare
-  queue text;
-  dead  integer[] := '{}';
+  queue  text;
+  dead   integer[] := '{}';
+  budget constant integer := {{.Support}}.lock_budget();
 begin
   if exists (select from {{.Support}}.ledger l where l.dispatcher <> sweep.dispatcher) then
     dead := array(
@@ -407,12 +423,13 @@ begin
         where q.q_name = queue and q.dequeued_at is null and q.schedule_at <= statement_timestamp()
       ),
       extract(epoch from {{.Support}}.next_due(queue))::double precision,
-      dead;
+      dead,
+      budget;
   end loop;
 end
 $$;
 
--- bury: the post-mortem of a dispatcher that died. Each job that it was running has its attempt
+-- bury: the post-mortem of a dispatcher that died, or whose lock session broke. Each job that it was running has its attempt
 -- counted, and is set aside when that was its last. False while the dispatcher lives, which its
 -- beacon shows: the lock can be had only after its session has ended.
 --
@@ -448,7 +465,7 @@ begin
       end if;
       update {{.Table}} q
       set attempt     = case when job.attempt >= coalesce(q.max_attempts, default_max_attempts) then q.attempt else q.attempt + 1 end,
-          last_error  = 'the process that ran it died',
+          last_error  = 'the process that ran it died, or lost its lock session',
           set_aside   = job.attempt >= coalesce(q.max_attempts, default_max_attempts),
           dequeued_at = case when job.attempt >= coalesce(q.max_attempts, default_max_attempts) then clock_timestamp() end
       where q.id = job.id and q.attempt = job.attempt and q.dequeued_at is null;
@@ -467,6 +484,7 @@ $$;
 
 drop function {{.Support}}.bury(integer, integer);
 drop function {{.Support}}.sweep(text[], integer);
+drop function {{.Support}}.lock_budget();
 drop function {{.Support}}.put_back(bigint[], integer[], text[], double precision[], boolean[], boolean[]);
 drop function {{.Support}}.complete(bigint[], integer);
 drop function {{.Support}}.light(integer);

@@ -24,6 +24,7 @@ var (
 	ErrPooled      = errors.New("connection goes through a pooler")
 	ErrStandby     = errors.New("server is a standby")
 	ErrProtocol    = errors.New("simple protocol not supported")
+	ErrRowLocked   = errors.New("a job's row is locked by someone else")
 	ErrLockTable   = errors.New("lock table of the server is full")
 )
 
@@ -32,14 +33,21 @@ var remedies = map[string]struct {
 	is     error
 	remedy string
 }{
-	"42P01": {ErrNotMigrated, migrateRemedy},                                          // undefined_table
-	"42883": {ErrNotMigrated, migrateRemedy},                                          // undefined_function
-	"3F000": {ErrNotMigrated, migrateRemedy},                                          // invalid_schema_name
-	"25006": {ErrStandby, "connect to the primary (target_session_attrs=read-write)"}, // read_only_sql_transaction
-	"53200": {ErrLockTable, "raise max_locks_per_transaction or lower the concurrency"},
-	"22P05": {ErrData, "PostgreSQL cannot store it as jsonb"}, // untranslatable_character
-	"22P02": {ErrData, "PostgreSQL cannot store it as jsonb"}, // invalid_text_representation
+	"42P01":        {ErrNotMigrated, migrateRemedy},                                          // undefined_table
+	"42883":        {ErrNotMigrated, migrateRemedy},                                          // undefined_function
+	"3F000":        {ErrNotMigrated, migrateRemedy},                                          // invalid_schema_name
+	"25006":        {ErrStandby, "connect to the primary (target_session_attrs=read-write)"}, // read_only_sql_transaction
+	"55P03":        {ErrRowLocked, "end the transaction that holds it"},                      // lock_not_available
+	lockTableFull:  {ErrLockTable, "raise max_locks_per_transaction or lower the concurrency"},
+	claimGivenBack: {ErrLockTable, "raise max_locks_per_transaction or lower the concurrency"},
+	"22P05":        {ErrData, "PostgreSQL cannot store it as jsonb"}, // untranslatable_character
+	"22P02":        {ErrData, "PostgreSQL cannot store it as jsonb"}, // invalid_text_representation
 }
+
+const (
+	lockTableFull  = "53200" // out_of_memory
+	claimGivenBack = "PQ532" // the same, raised by claim() after it has given back what it had locked
+)
 
 const migrateRemedy = "call Store.Migrate or run `pq-dispatch migrate up`"
 

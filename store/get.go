@@ -44,13 +44,17 @@ func (q *Queue) Get(ctx context.Context, timeout time.Duration) (*Job, error) {
 	defer leave()
 	due := time.NewTimer(recheck)
 	defer due.Stop()
-	for {
+	for last := false; ; {
+		// The next due time first: asked for after the look, a job that became due in between would be
+		// in neither.
 		next, err := q.nextDue(ctx)
 		if err != nil {
 			return nil, err
 		}
+		if job, err := q.pop(ctx); job != nil || err != nil || last {
+			return job, err
+		}
 		due.Reset(next)
-		last := false
 		select {
 		case <-wake:
 		case <-due.C:
@@ -58,9 +62,6 @@ func (q *Queue) Get(ctx context.Context, timeout time.Duration) (*Job, error) {
 			last = true
 		case <-ctx.Done():
 			return nil, fmt.Errorf("store: get from %s: %w", q.name, context.Cause(ctx))
-		}
-		if job, err := q.pop(ctx); job != nil || err != nil || last {
-			return job, err
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -115,9 +116,9 @@ func TestGetDoesNotPoll(t *testing.T) {
 	if job != nil || err != nil {
 		t.Fatalf("got %v, %v, want neither", job, err)
 	}
-	// A look and the next due time, before and after it has parked; to park, a last look, to unpark.
-	if n := queries.n.Load(); n > 7 {
-		t.Errorf("a Get that waited in vain made %d queries, want at most 7", n)
+	// A look; the next due time and a look, before and after it has parked, and last; to park, to unpark.
+	if n := queries.n.Load(); n > 9 {
+		t.Errorf("a Get that waited in vain made %d queries, want at most 9", n)
 	}
 }
 
@@ -272,4 +273,36 @@ func TestGetLooksWhileItCannotPark(t *testing.T) {
 	eventually(t, pool, `select count(*) = 1 from pg_stat_activity where datname = current_database() and query like '%"park"%' and pid <> pg_backend_pid()`)
 	get.want(t, put(t, apples, "short"))
 	check(t, long.Rollback(t.Context()))
+}
+
+// slowToSay answers the second question for the next due time only when that has passed.
+type slowToSay struct {
+	*pgxpool.Pool
+	t         *testing.T
+	questions int
+}
+
+func (s *slowToSay) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	if strings.Contains(sql, `"next_due"`) {
+		if s.questions++; s.questions == 2 {
+			eventually(s.t, s.Pool, `select count(*) = 0 from queue where schedule_at > clock_timestamp()`)
+		}
+	}
+	return s.Pool.QueryRow(ctx, sql, args...)
+}
+
+// A job that became due between the look and the question for the next due time was in neither.
+func TestGetMissesNoJobThatBecomesDueMeanwhile(t *testing.T) {
+	pool, _ := open(t)
+	config := pool.Config().ConnConfig
+	jobs := store.New(&slowToSay{Pool: pool, t: t}, store.Options{Connect: func(ctx context.Context) (*pgx.Conn, error) {
+		return pgx.ConnectConfig(ctx, config)
+	}})
+	apples := jobs.Queue("apples")
+	id := put(t, apples, 1, store.ScheduleAt(300*time.Millisecond))
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second) // less than it takes to look without being told
+	defer cancel()
+	if job, err := apples.Get(ctx, store.Forever); err != nil || job.ID != id {
+		t.Errorf("got %v, %v, want job %d", job, err, id)
+	}
 }

@@ -258,8 +258,8 @@ func TestOddValuesFromSQLDoNotStopTheQueue(t *testing.T) {
 		_ = job.String()
 	}
 	release(t, session, claims)
-	if outlooks, _, err := session.Sweep(t.Context(), []*store.Queue{apples}); err != nil || !outlooks[0].Due {
-		t.Errorf("sweep: got %v, %v", outlooks, err)
+	if survey, err := session.Sweep(t.Context(), []*store.Queue{apples}); err != nil || !survey.Outlooks[0].Due {
+		t.Errorf("sweep: got %v, %v", survey, err)
 	}
 	if _, err := jobs.Counts(t.Context()); err != nil {
 		t.Error(err)

@@ -31,7 +31,8 @@ const maxReason = 8 << 10 // bytes
 
 // Settle writes outcomes: it deletes jobs that are done, and returns others to their queue or sets
 // them aside. It returns how many of all it has accepted; the claims of the others were lost. All
-// happens in one transaction: on an error, nothing has.
+// happens in one transaction: on an error, nothing has. An error that matches [ErrRowLocked] means that
+// someone has held the row of one of them for a second.
 func (s *Store) Settle(ctx context.Context, done []Run, back []Return) (accepted int, err error) {
 	if s.err != nil {
 		return 0, s.err

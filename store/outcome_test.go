@@ -127,9 +127,9 @@ func TestBuryCountsTheAttemptsOfTheDead(t *testing.T) {
 	settle(t, jobs, []store.Run{{ID: finished, Attempt: 1}}, store.Return{Run: store.Run{ID: failed, Attempt: 1}, Counts: true, Reason: "failed"})
 
 	sweep := func() []int32 {
-		_, dead, err := survivor.Sweep(t.Context(), []*store.Queue{apples})
+		survey, err := survivor.Sweep(t.Context(), []*store.Queue{apples})
 		check(t, err)
-		return dead
+		return survey.Dead
 	}
 	if dead, err := jobs.Bury(t.Context(), victim.ID(), 3); dead || err != nil || len(sweep()) > 0 {
 		t.Fatalf("buried alive: %v, %v", dead, err)
@@ -220,9 +220,9 @@ func TestForgetClearsTheLedgerWithoutCounting(t *testing.T) {
 	kill(t, pool, broken)
 	next := openSession(t, jobs)
 	check(t, next.Forget(t.Context(), broken.ID()))
-	_, dead, err := other.Sweep(t.Context(), []*store.Queue{apples})
-	if len(dead) > 0 || err != nil {
-		t.Errorf("the sweep found the dead %v, %v, want none", dead, err)
+	survey, err := other.Sweep(t.Context(), []*store.Queue{apples})
+	if len(survey.Dead) > 0 || err != nil {
+		t.Errorf("the sweep found the dead %v, %v, want none", survey.Dead, err)
 	}
 	got := claim(t, next, apples, 1)
 	wantClaims(t, got, id)

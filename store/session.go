@@ -10,8 +10,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-
-	"github.com/pq-dispatch/pq-dispatch/sql"
 )
 
 // Session is the lock session of a dispatcher: a connection whose session-level advisory locks are
@@ -160,8 +158,9 @@ func (x *Session) Bucket(ctx context.Context, q *Queue) (bucket int32, err error
 }
 
 // Claim carries out a request. If the server's lock table is full, the error matches [ErrLockTable]:
-// then Release has happened and Ended has not, and nothing new is claimed. After any other error the
-// session may hold locks that it does not know of, and must be closed.
+// then Release has happened, Ended and Unpark have not, no job is claimed, and the wake lock may be held if
+// Park was asked for. After any other error the session may hold locks that it does not know of, and
+// must be closed.
 func (x *Session) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
 	claims := Claims{NextDue: -1}
 	var batch pgx.Batch
@@ -188,25 +187,33 @@ func (x *Session) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
 			QueryRow(func(row pgx.Row) error { return row.Scan(nil, &claims.Parking) })
 	}
 	if r.Want > 0 {
+		// The next due time first: asked for after the claim, a job that became due in between would
+		// be in neither.
+		var seconds *float64
+		var asked time.Time
+		batch.Queue(`select extract(epoch from `+x.store.function("next_due")+`($1))::float8, clock_timestamp()`, r.Queue.name).
+			QueryRow(func(row pgx.Row) error { return row.Scan(&seconds, &asked) })
 		batch.Queue(`
 			select `+jobColumns+`, batch, locked
 			from `+x.store.function("claim")+`($1, $2, $3::int8multirange, $4, nullif($5::bigint, 0))`,
 			r.Queue.name, r.Want, multirange(r.Held), x.id, r.After,
 		).Query(func(rows pgx.Rows) error { return claims.read(rows, r.Queue) })
-		batch.Queue(`select extract(epoch from `+x.store.function("next_due")+`($1))::float8, clock_timestamp()`, r.Queue.name).
-			QueryRow(func(row pgx.Row) error {
-				var seconds *float64
-				err := row.Scan(&seconds, &claims.Now)
-				if seconds != nil {
-					claims.NextDue = delay(seconds, farAway)
-				}
-				return err
-			})
+		batch.Queue(`select clock_timestamp()`).QueryRow(func(row pgx.Row) error {
+			err := row.Scan(&claims.Now)
+			if seconds != nil {
+				claims.NextDue = max(0, delay(seconds, farAway)-claims.Now.Sub(asked))
+			}
+			return err
+		})
 	}
 	if batch.Len() == 0 {
 		return claims, nil
 	}
 	if err := x.conn.SendBatch(ctx, &batch).Close(); err != nil {
+		if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == lockTableFull && r.Want > 0 {
+			// Not from claim(), which gives back what it has locked: nobody knows what is locked now.
+			return Claims{NextDue: -1}, fmt.Errorf("store: claim: %w", err)
+		}
 		return Claims{NextDue: -1}, fmt.Errorf("store: claim: %w", explain(err))
 	}
 	return claims, nil
@@ -270,19 +277,25 @@ type Outlook struct {
 	NextDue time.Duration // until the next scheduled job; negative: there is none
 }
 
-// Sweep looks at all the queues in one statement. It also finds the dispatchers that have died and
-// left claims in the ledger, which [Store.Bury] takes care of.
-func (x *Session) Sweep(ctx context.Context, queues []*Queue) (outlooks []Outlook, dead []int32, err error) {
+// Survey is what a sweep found.
+type Survey struct {
+	Outlooks []Outlook // of the queues, in their order
+	Dead     []int32   // dispatchers that have died and left claims in the ledger, for [Store.Bury]
+	Budget   int       // how many locks a dispatcher may hold now
+}
+
+// Sweep looks at all the queues in one statement.
+func (x *Session) Sweep(ctx context.Context, queues []*Queue) (s Survey, err error) {
 	names := make([]string, len(queues))
 	for i, q := range queues {
 		names[i] = q.name
 	}
-	rows, err := x.conn.Query(ctx, `select due, next_due, dead from `+x.store.function("sweep")+`($1, $2)`, names, x.id)
+	rows, err := x.conn.Query(ctx, `select due, next_due, dead, budget from `+x.store.function("sweep")+`($1, $2)`, names, x.id)
 	if err == nil {
-		outlooks, err = pgx.CollectRows(rows, func(r pgx.CollectableRow) (Outlook, error) {
+		s.Outlooks, err = pgx.CollectRows(rows, func(r pgx.CollectableRow) (Outlook, error) {
 			var seconds *float64
 			o := Outlook{NextDue: -1}
-			err := r.Scan(&o.Due, &seconds, &dead)
+			err := r.Scan(&o.Due, &seconds, &s.Dead, &s.Budget)
 			if seconds != nil {
 				o.NextDue = delay(seconds, farAway)
 			}
@@ -290,22 +303,15 @@ func (x *Session) Sweep(ctx context.Context, queues []*Queue) (outlooks []Outloo
 		})
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("store: sweep: %w", explain(err))
+		return Survey{}, fmt.Errorf("store: sweep: %w", explain(err))
 	}
-	return outlooks, dead, nil
+	return s, nil
 }
 
 // LockBudget is how many locks each dispatcher of the server may hold so that all together leave
 // half of the lock table to others.
 func (x *Session) LockBudget(ctx context.Context) (budget int, err error) {
-	err = x.conn.QueryRow(ctx, `
-		select current_setting('max_locks_per_transaction')::bigint
-		     * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint)
-		     / 2 / greatest(1, (
-		         select count(*) from pg_locks
-		         where locktype = 'advisory' and classid = $1 and objsubid = 2))`,
-		uint32(sql.BeaconClass)).Scan(&budget)
-	if err != nil {
+	if err = x.conn.QueryRow(ctx, `select `+x.store.function("lock_budget")+`()`).Scan(&budget); err != nil {
 		return 0, fmt.Errorf("store: lock budget: %w", explain(err))
 	}
 	return budget, nil

@@ -251,7 +251,8 @@ func TestAClaimTellsWhenTheNextJobIsDue(t *testing.T) {
 	if got := claim(t, session, apples, 1).NextDue; got < 50*time.Minute || got > time.Hour {
 		t.Errorf("got %v until the next job, want an hour", got)
 	}
-	outlooks, dead, err := session.Sweep(t.Context(), []*store.Queue{apples, jobs.Queue("none"), jobs.Queue("pears"), jobs.Queue("far")})
+	survey, err := session.Sweep(t.Context(), []*store.Queue{apples, jobs.Queue("none"), jobs.Queue("pears"), jobs.Queue("far")})
+	outlooks, dead := survey.Outlooks, survey.Dead
 	check(t, err)
 	if len(outlooks) != 4 || len(dead) > 0 || outlooks[0].Due || outlooks[1].NextDue >= 0 || outlooks[0].NextDue < 50*time.Minute ||
 		outlooks[2].NextDue > time.Minute || outlooks[3].NextDue < 24*time.Hour {
@@ -259,7 +260,8 @@ func TestAClaimTellsWhenTheNextJobIsDue(t *testing.T) {
 	}
 	put(t, apples, 2)
 	put(t, jobs.Queue("pears"), 2, store.ScheduleAt(-time.Second))
-	outlooks, _, err = session.Sweep(t.Context(), []*store.Queue{apples, jobs.Queue("pears"), jobs.Queue("none")})
+	survey, err = session.Sweep(t.Context(), []*store.Queue{apples, jobs.Queue("pears"), jobs.Queue("none")})
+	outlooks = survey.Outlooks
 	check(t, err)
 	if !outlooks[0].Due || !outlooks[1].Due || outlooks[2].Due {
 		t.Errorf("got %+v, want jobs due in the first two", outlooks)
