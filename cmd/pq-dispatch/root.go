@@ -93,7 +93,7 @@ command in order, the second at once.`,
 
 	root.AddCommand(
 		a.migrateCommand(), a.putCommand(), a.getCommand(), a.workCommand(), a.statsCommand(),
-		a.demoCommand(), a.demoProcessCommand(), a.versionCommand(),
+		a.demoCommand(), a.demoProcessCommand(), a.benchCommand(), a.benchProcessCommand(), a.versionCommand(),
 	)
 	return root
 }
