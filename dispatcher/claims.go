@@ -20,9 +20,9 @@ func (l *loop) ask() {
 	if l.session == nil || l.asking || l.paused {
 		return
 	}
-	if l.sweep && !l.stopping {
-		l.sweep = false
-		l.send(ask{sweep: l.queues})
+	sweep := l.sweep && !l.stopping
+	if sweep && !l.swept {
+		l.sendSweep()
 		return
 	}
 	l.saturate()
@@ -38,11 +38,20 @@ func (l *loop) ask() {
 		request.claim.After = q.place.next(request.asked)
 	}
 	if request.queue == nil && len(l.release) == 0 && len(l.ended) == 0 && len(l.unparked) == 0 {
+		if sweep {
+			l.sendSweep()
+		}
 		return
 	}
 	l.locks -= len(l.release)
 	l.release, l.ended, l.unparked = nil, nil, nil
+	l.swept = false
 	l.send(request)
+}
+
+func (l *loop) sendSweep() {
+	l.sweep, l.swept = false, true
+	l.send(ask{sweep: l.queues})
 }
 
 func (l *loop) send(request ask) {
@@ -205,7 +214,7 @@ func (l *loop) shed() {
 	now := time.Now()
 	for _, q := range l.queues {
 		q.rate.measure(now)
-		keep := min(q.free, l.slots) + 2*q.rate.prefetch()
+		keep := min(q.free, l.slots) + 2*q.rate.prefetch(now)
 		if over := l.locks - len(l.release) - l.session.budget; over > 0 {
 			keep = min(keep, max(0, len(q.buffer)-over))
 		}

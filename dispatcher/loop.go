@@ -57,6 +57,7 @@ type loop struct {
 	session  *sessionScope // nil: none is open
 	asking   bool          // an ask is under way
 	sweep    bool          // one is wanted
+	swept    bool          // the last ask was one: claims come first now
 	burying  bool          // the dead are being seen to
 	buried   chan struct{}
 	locks    int     // held by the session

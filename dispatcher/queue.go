@@ -67,7 +67,11 @@ type claim struct {
 // room is how many jobs of the queue to claim now: those that free slots wait for, and a little more,
 // so that the slots stay busy while the next claim is under way.
 func (q *queue) room(slots int) int {
-	return min(q.free, slots) + q.rate.prefetch() - len(q.buffer)
+	room := min(q.free, slots) - len(q.buffer)
+	if q.free < q.options.Concurrency { // its handlers are at work, so slots will come free at that rate
+		room += q.rate.prefetch(time.Now())
+	}
+	return room
 }
 
 // position is how far the claims of a queue have come. From the head they step over all that is in hand
@@ -151,6 +155,7 @@ const (
 	prefetchTime = 20 * time.Millisecond // of work to hold in reserve: a claim's round trip and more
 	maxPrefetch  = 2000
 	rateWindow   = 5 * time.Millisecond // the shortest time that a rate is measured over
+	rateHolds    = time.Second          // after a pause, what was before says nothing
 )
 
 // measure folds what was done since the last measurement into the rate.
@@ -159,7 +164,7 @@ func (r *rate) measure(now time.Time) {
 	if elapsed < rateWindow {
 		return
 	}
-	if elapsed < time.Second { // after a pause, what was before says nothing
+	if elapsed < rateHolds {
 		r.perSecond = (r.perSecond + float64(r.done)/elapsed.Seconds()) / 2
 	} else {
 		r.perSecond = float64(r.done) / elapsed.Seconds()
@@ -169,6 +174,9 @@ func (r *rate) measure(now time.Time) {
 
 // prefetch is the number of jobs that are handled in prefetchTime. Slow handlers have none: a job
 // held here is one that an idle process could run.
-func (r *rate) prefetch() int {
+func (r *rate) prefetch(now time.Time) int {
+	if now.Sub(r.since) > rateHolds {
+		return 0
+	}
 	return min(int(r.perSecond*prefetchTime.Seconds()), maxPrefetch)
 }

@@ -5,6 +5,7 @@ package dispatcher_test
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -165,13 +166,15 @@ func TestSlowHandlersHandBackWhatFastOnesHadClaimedAhead(t *testing.T) {
 		t.Fatal(err)
 	}
 	entered, proceed := make(chan struct{}, slow), make(chan struct{})
-	handleApples(t, jobs, dispatcher.QueueOptions{Concurrency: 2}, func(_ context.Context, job *dispatcher.Job) error {
+	hoarder := dispatcher.New(jobs, quiet(dispatcher.Options{Concurrency: 2, Sweep: 500 * time.Millisecond}))
+	hoarder.Handle("apples", dispatcher.HandlerFunc(func(_ context.Context, job *dispatcher.Job) error {
 		if string(job.Data) == "true" {
 			entered <- struct{}{}
 			<-proceed
 		}
 		return nil
-	})
+	}))
+	start(t, hoarder)
 	for range 2 {
 		receive(t, entered, "a slow one")
 	}
@@ -184,8 +187,50 @@ func TestSlowHandlersHandBackWhatFastOnesHadClaimedAhead(t *testing.T) {
 		n, err := apples.Len(t.Context())
 		return err == nil && n == 2 // that run here
 	})
+	eventually(t, "only their locks are held", func() bool { return len(jobLocks(t, pool)) == 2 })
 	close(proceed)
-	if n := len(jobLocks(t, pool)); n > 2 {
-		t.Errorf("got %d locks, want those of the two that ran at most", n)
+}
+
+// A process whose slots were all taken claimed the job of another queue ahead, by the rate of that
+// queue's earlier jobs, and kept it from an idle peer.
+func TestAFullProcessClaimsNothingAheadForAnotherQueue(t *testing.T) {
+	url := migrated.Database(t)
+	jobs := storeAt(t, url)
+	apples, pears := jobs.Queue("apples"), jobs.Queue("pears")
+	pear, long, proceed := make(chan struct{}, 2000), make(chan struct{}, 10), make(chan struct{})
+	d := dispatcher.New(jobs, quiet(dispatcher.Options{Concurrency: 2, Sweep: time.Hour}))
+	d.Handle("apples", dispatcher.HandlerFunc(func(context.Context, *dispatcher.Job) error {
+		long <- struct{}{}
+		<-proceed
+		return nil
+	}))
+	d.Handle("pears", dispatcher.HandlerFunc(func(context.Context, *dispatcher.Job) error {
+		pear <- struct{}{}
+		return nil
+	}))
+	start(t, d)
+	const fast = 2000
+	if _, err := store.PutMany(t.Context(), pears, slices.Values(make([]int, fast))); err != nil {
+		t.Fatal(err)
 	}
+	for range fast {
+		receive(t, pear, "a fast one")
+	}
+	for range 2 {
+		put(t, apples, "long")
+	}
+	for range 2 {
+		receive(t, long, "a long one")
+	}
+	peer := dispatcher.New(storeAt(t, url), quiet(dispatcher.Options{Sweep: time.Hour}))
+	peer.Handle("pears", dispatcher.HandlerFunc(func(context.Context, *dispatcher.Job) error {
+		pear <- struct{}{}
+		return nil
+	}))
+	start(t, peer)
+	for i := range 20 {
+		put(t, pears, i)
+		receive(t, pear, "a pear, by the peer")
+	}
+	close(proceed)
 }
