@@ -37,8 +37,10 @@ func (a *app) workCommand() *cobra.Command {
 		grace:       delay{text: "30s", Duration: 30 * time.Second},
 	}
 	cmd := &cobra.Command{
-		Use:   "work QUEUE... -- COMMAND [ARG...]",
-		Short: "Run a command for each job",
+		Use: "work QUEUE... [flags] -- COMMAND [ARG...]",
+		// What stands after -- belongs to the command, so flags are not to be looked for at the end.
+		DisableFlagsInUseLine: true,
+		Short:                 "Run a command for each job",
 		Long: `Runs the command for each job of the queues, as soon as it is due. The command gets the job's data on its
 standard input, as one line of JSON, and in its environment, beside this program's own without the
 variables named PQ_DISPATCH_...:
