@@ -5,14 +5,14 @@ package dispatcher
 import (
 	"context"
 	"errors"
-	"maps"
-	"slices"
-	"sort"
 	"time"
 
 	"github.com/pq-dispatch/pq-dispatch/internal/telemetry"
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
+
+// waitingBytes is how much data is claimed ahead at most, as the table holds it: compressed.
+const waitingBytes = 32 << 20
 
 // ask sends the next request to the lock session: a sweep, if it is time, or what there is to give
 // back together with a claim for the next queue that wants one.
@@ -25,17 +25,23 @@ func (l *loop) ask() {
 		l.sendSweep()
 		return
 	}
+	if unknown := l.withoutBucket(); len(unknown) > 0 {
+		l.send(ask{settle: unknown})
+		return
+	}
 	l.saturate()
 	request := ask{claim: store.ClaimRequest{Release: l.release, Ended: l.ended, Unpark: l.unparked}}
 	if q, want := l.choose(); q != nil {
 		q.wanted = false
 		request.queue = q
-		request.claim.Queue = q.source
+		request.claim.Queue = q.how.Load().source
+		request.claim.Bytes = max(1, waitingBytes-l.slots.bytes())
 		request.claim.Want = want
 		request.claim.Park = q.parks()
-		request.claim.Held = slices.Collect(maps.Keys(q.held))
 		request.asked = time.Now()
 		request.claim.After = q.place.next(request.asked)
+		request.claim.Held = q.heldAfter(request.claim.After)
+		request.claim.Suspect = l.suspects == 0
 	}
 	if request.queue == nil && len(l.release) == 0 && len(l.ended) == 0 && len(l.unparked) == 0 {
 		if sweep {
@@ -69,12 +75,14 @@ func (l *loop) choose() (*queue, int) {
 	for i := range l.queues {
 		n := (l.turn + i) % len(l.queues)
 		q := l.queues[n]
-		if !q.wanted {
+		if !q.wanted || q.leaving {
 			continue
 		}
-		room := q.room(l.slots)
-		if room <= 0 && len(q.buffer) > 0 && q.place.stale(now) {
-			room = 1 // what is more urgent than all that is buffered must not wait for it
+		room := l.room(q)
+		if room <= 0 && q.place.stale(now) {
+			if _, waiting, _ := l.slots.spare(q); waiting > 0 {
+				room = 1 // what is more urgent than all that waits must not wait for it
+			}
 		}
 		if want := min(room, spare, maxClaim); want > 0 {
 			l.turn = (n + 1) % len(l.queues)
@@ -96,6 +104,8 @@ func (l *loop) hear(a answer) {
 	}
 	l.full = false
 	switch {
+	case a.settle != nil:
+		l.settleIn(a.settle, a.buckets)
 	case a.sweep != nil:
 		l.survey(a)
 	case a.queue != nil:
@@ -111,13 +121,16 @@ func (l *loop) take(a answer) {
 	q, claims := a.queue, a.claims
 	now := a.at
 	l.offset, l.offsetOK = claims.Now.Sub(now), true
-	q.rate.measure(now)
+	q.rate.measure(now, l.slots.worked(q))
 	locked := len(claims.Jobs) + len(claims.Gone)
-	full := locked >= a.claim.Want
+	full := locked >= a.claim.Want || claims.More
 	q.place.advance(a, full)
 	l.repose(q, claims.Parking, locked, !full && a.claim.After == 0, now)
 	if claims.NextDue >= 0 {
 		l.expect(q, claims.NextDue)
+	}
+	if len(claims.Gone) > 0 { // some of them may only have been changed
+		q.wanted = true
 	}
 	l.locks += locked
 	l.release = append(l.release, claims.Gone...)
@@ -126,25 +139,34 @@ func (l *loop) take(a answer) {
 	} else if len(claims.Gone) > 0 {
 		l.ended = append(l.ended, claims.Batch)
 	}
-	for _, job := range claims.Jobs {
+	taken := make([]*claim, len(claims.Jobs))
+	for i, job := range claims.Jobs {
 		due := job.EnqueuedAt
 		if job.ScheduleAt.After(due) {
 			due = job.ScheduleAt
 		}
 		c := &claim{
-			job:       &Job{Job: job, jobs: l.d.jobs},
+			job:       Job{Job: job, jobs: l.d.jobs},
 			queue:     q,
 			session:   l.session,
 			batch:     claims.Batch,
 			claimedAt: now,
 			age:       max(0, claims.Now.Sub(due)),
 		}
+		c.ctx.Context = l.session.ctx
 		q.held[job.ID] = c
-		q.buffer.add(c)
+		taken[i] = c
+		if job.Suspect() {
+			l.suspects++
+		}
 	}
-	if l.stopping {
+	l.slots.add(q, taken)
+	switch {
+	case l.stopping:
 		l.getUp()
-		l.handBack(q)
+		l.handBack(q, 0)
+	case q.leaving:
+		l.handBack(q, 0)
 	}
 }
 
@@ -213,23 +235,16 @@ func (l *loop) shrink(a answer) {
 func (l *loop) shed() {
 	now := time.Now()
 	for _, q := range l.queues {
-		q.rate.measure(now)
-		keep := min(q.free, l.slots) + 2*q.rate.prefetch(now)
+		q.rate.measure(now, l.slots.worked(q))
+		free, waiting, _ := l.slots.spare(q)
+		keep := free + 2*q.prefetch(now)
 		if over := l.locks - len(l.release) - l.session.budget; over > 0 {
-			keep = min(keep, max(0, len(q.buffer)-over))
+			keep = min(keep, max(0, waiting-over))
 		}
-		if len(q.buffer) <= keep {
-			continue
+		if waiting > keep && l.handBack(q, keep) {
+			q.wanted = true
+			q.place.after = 0
 		}
-		sort.Sort(q.buffer) // which is a heap still
-		for _, c := range q.buffer[keep:] {
-			l.drop(c)
-			l.returning[q] = true
-		}
-		clear(q.buffer[keep:])
-		q.buffer = q.buffer[:keep]
-		q.wanted = true
-		q.place.after = 0
 	}
 }
 
@@ -242,9 +257,9 @@ func (l *loop) open(news opening) {
 		l.d.log.Warn("the server's lock table does not allow so many jobs at once",
 			"concurrency", most, "budget", news.budget, "remedy", "raise max_locks_per_transaction")
 	}
-	l.settleIn(news.buckets)
 	for _, q := range l.queues {
 		q.place = position{}
+		q.rest = rest{}
 	}
 	l.ring.self.Store(news.id)
 	l.ring.changed()
@@ -261,13 +276,13 @@ func (l *loop) open(news opening) {
 // lose ends it: all claims are lost. Running handlers are told to stop; their jobs stay in held, so
 // that this process at least does not run them a second time beside them.
 func (l *loop) lose(err error) {
-	l.d.log.Error("the lock session broke; its claims are lost", "running", len(l.running), "error", err)
+	l.d.log.Error("the lock session broke; its claims are lost", "running", l.slots.atWork(), "error", err)
 	l.cancelHandlers(ErrSessionLost)
 	for _, q := range l.queues {
-		for _, c := range q.buffer {
+		for _, c := range l.slots.withdraw(q, 0) {
 			delete(q.held, c.job.ID)
+			l.acquit(c)
 		}
-		q.buffer = nil
 	}
 	l.session = nil
 	l.ring.self.Store(0)

@@ -16,9 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"slices"
-	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/pq-dispatch/pq-dispatch/retry"
@@ -80,6 +78,7 @@ type QueueOptions struct {
 	Timeout     time.Duration // of one run; 0: none
 	Retry       retry.Policy  // nil: retry.Exponential{}, from 1 s to 1 h
 	MaxAttempts int           // of jobs that do not say; 0: 25
+	Prefetch    int           // jobs claimed ahead of their slots at most; 0: as the handling rate says, up to 2000; negative: none
 }
 
 const (
@@ -89,7 +88,7 @@ const (
 	defaultMaxAttempts = 25
 )
 
-// Dispatcher runs the handlers of a process. Its queues are fixed when Run starts.
+// Dispatcher runs the handlers of a process. Its queues are fixed when Run starts, but for [Dispatcher.Adopt].
 type Dispatcher struct {
 	jobs    *store.Store
 	options Options
@@ -97,11 +96,15 @@ type Dispatcher struct {
 	queues  map[string]*queue // by name, without the codec's suffix
 	err     error             // what was wrong with the registrations, for Run to return
 	started bool
+
+	maxAttempts atomic.Int64 // of jobs that do not say, for those that a dead dispatcher had in hand
+	commands    chan func(*loop)
+	ended       chan struct{} // closed when Run returns
 }
 
 // New returns a dispatcher for queues of a store, which must be over a pool.
 func New(jobs *store.Store, o Options) *Dispatcher {
-	d := &Dispatcher{jobs: jobs, options: o, log: o.Logger, queues: map[string]*queue{}}
+	d := &Dispatcher{jobs: jobs, options: o, log: o.Logger, queues: map[string]*queue{}, commands: make(chan func(*loop)), ended: make(chan struct{})}
 	if d.log == nil {
 		d.log = slog.Default()
 	}
@@ -156,19 +159,21 @@ func (d *Dispatcher) register(name, task string, r route) {
 	}
 	q := d.queues[source.Name()]
 	if q == nil {
-		q = &queue{source: source, name: source.Name(), spelling: name, routes: map[string]route{}}
+		q = &queue{name: source.Name()}
+		q.how.Store(&manner{source: source, spelling: name, routes: map[string]route{}})
 		d.queues[q.name] = q
 	}
-	_, taken := q.routes[task]
+	how := q.how.Load()
+	_, taken := how.routes[task]
 	switch {
 	case isNil(r.handler):
 		d.reject("the handler of queue %q, task %q is nil", name, task)
-	case q.spelling != name:
-		d.reject("queue %q is registered as %q too: it can have one codec", name, q.spelling)
+	case how.spelling != name:
+		d.reject("queue %q is registered as %q too: it can have one codec", name, how.spelling)
 	case taken:
 		d.reject("queue %q, task %q has two handlers", name, task)
 	default:
-		q.routes[task] = r
+		how.routes[task] = r
 	}
 }
 
@@ -188,6 +193,7 @@ func (d *Dispatcher) configure() error {
 	atLeast(d, "Grace", &o.Grace, defaultGrace)
 	atLeast(d, "Sweep", &o.Sweep, defaultSweep)
 	d.configureQueue("Queue", &o.Queue, QueueOptions{Concurrency: o.Concurrency, MaxAttempts: defaultMaxAttempts, Retry: retry.Exponential{}})
+	d.maxAttempts.Store(int64(o.Queue.MaxAttempts))
 	for name, q := range d.queues {
 		own := o.Queues[name]
 		d.configureQueue(fmt.Sprintf("Queues[%q]", name), &own, o.Queue)
@@ -196,7 +202,7 @@ func (d *Dispatcher) configure() error {
 	for name := range o.Queues {
 		if d.queues[name] == nil {
 			d.reject("Queues[%q] has options but no handler; handled are %s", name,
-				strings.Join(slices.Sorted(maps.Keys(d.queues)), ", "))
+				d.names())
 		}
 	}
 	if !d.jobs.Concurrent() {
@@ -212,6 +218,9 @@ func (d *Dispatcher) configureQueue(where string, o *QueueOptions, defaults Queu
 	atLeast(d, where+".Concurrency", &o.Concurrency, defaults.Concurrency)
 	atLeast(d, where+".Timeout", &o.Timeout, defaults.Timeout)
 	atLeast(d, where+".MaxAttempts", &o.MaxAttempts, defaults.MaxAttempts)
+	if o.Prefetch == 0 {
+		o.Prefetch = defaults.Prefetch
+	}
 	if o.Retry == nil {
 		o.Retry = defaults.Retry
 	}

@@ -2,6 +2,7 @@ package dispatcher
 
 import (
 	"context"
+	"maps"
 	"strconv"
 	"strings"
 	"sync"
@@ -14,22 +15,38 @@ import (
 // hints carries what the listener hears to the loop. However much is heard while the loop is busy,
 // it is one pending wake and at most one entry a queue: who floods the channel costs no memory.
 type hints struct {
-	known  map[string]*queue // only read
-	signal chan struct{}     // of capacity 1: something is pending
+	signal chan struct{} // of capacity 1: something is pending
 
 	mu      sync.Mutex
+	known   map[string]*queue
 	pending map[*queue]time.Time // when the earliest new job is due, by the database's clock; zero: now
 	buckets map[int32]bool       // wake locks that others have given up
 	all     bool                 // look at everything
 	members bool                 // who else lives may have changed
+
+	cancelled []int64 // jobs
+	paused    map[*queue]bool
 }
 
 func newHints(known map[string]*queue) *hints {
-	return &hints{known: known, signal: make(chan struct{}, 1), pending: map[*queue]time.Time{}, buckets: map[int32]bool{}}
+	h := &hints{signal: make(chan struct{}, 1), pending: map[*queue]time.Time{}, buckets: map[int32]bool{}, paused: map[*queue]bool{}}
+	h.know(known)
+	return h
 }
 
+// know tells which queues are ours now.
+func (h *hints) know(queues map[string]*queue) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.known = maps.Clone(queues)
+}
+
+// maxCancelled is how many cancelled jobs are remembered until the loop looks; who floods the channel costs
+// no more.
+const maxCancelled = 10_000
+
 // HandleNotification reads "<due in microseconds since 1970, or 0> <queue>" of a put, "bucket <number>" of a
-// wake lock that was given up, and "*" of all else. Anyone may send anything on the channel: what does not
+// wake lock that was given up, "pause <queue>" and "cancel <id>" of an operator, and "*" of all else. Anyone may send anything on the channel: what does not
 // name one of our queues is ignored, and a false hint costs a look.
 func (h *hints) HandleNotification(ctx context.Context, n *pgconn.Notification, conn *pgx.Conn) error {
 	micros, name, _ := strings.Cut(n.Payload, " ")
@@ -44,9 +61,28 @@ func (h *hints) HandleNotification(ctx context.Context, n *pgconn.Notification, 
 			h.wake()
 		}
 		return nil
+	case "cancel":
+		if id, err := strconv.ParseInt(name, 10, 64); err == nil {
+			h.mu.Lock()
+			if len(h.cancelled) < maxCancelled {
+				h.cancelled = append(h.cancelled, id)
+			}
+			h.mu.Unlock()
+			h.wake()
+		}
+		return nil
 	}
+	h.mu.Lock()
 	q := h.known[name]
+	if q != nil && micros == "pause" {
+		h.paused[q] = true
+	}
+	h.mu.Unlock()
 	if q == nil {
+		return nil
+	}
+	if micros == "pause" {
+		h.wake()
 		return nil
 	}
 	var due time.Time
@@ -90,7 +126,8 @@ func (h *hints) wake() {
 func (h *hints) take() *hints {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	taken := &hints{pending: h.pending, buckets: h.buckets, all: h.all, members: h.members}
+	taken := &hints{pending: h.pending, buckets: h.buckets, all: h.all, members: h.members, cancelled: h.cancelled, paused: h.paused}
 	h.pending, h.buckets, h.all, h.members = map[*queue]time.Time{}, map[int32]bool{}, false, false
+	h.cancelled, h.paused = nil, map[*queue]bool{}
 	return taken
 }

@@ -30,14 +30,12 @@ type Job struct {
 // An error that matches store.ErrGone means that the claim was lost, and the job may have been run
 // by someone else: roll back.
 func (j *Job) CompleteTx(ctx context.Context, tx pgx.Tx) error {
-	if err := j.jobs.CompleteTx(ctx, tx, j.run()); err != nil {
+	if err := j.jobs.CompleteTx(ctx, tx, j.Run()); err != nil {
 		return err
 	}
 	j.completed.Store(true)
 	return nil
 }
-
-func (j *Job) run() store.Run { return store.Run{ID: j.ID, Attempt: j.Attempt} }
 
 // Snooze, returned by a handler, puts the job off: it runs again after d, as the same attempt.
 func Snooze(d time.Duration) error { return &snooze{max(d, 0)} }
@@ -58,5 +56,6 @@ func (d *discard) Error() string { return "discarded: " + d.reason }
 var (
 	ErrStopping    = errors.New("dispatcher: stopping, and the grace is over")
 	ErrSessionLost = errors.New("dispatcher: the lock session broke, and with it the claim")
+	ErrCancelled   = errors.New("dispatcher: the job was cancelled")
 	ErrTimeout     = errors.New("dispatcher: the job's timeout has passed")
 )

@@ -42,17 +42,19 @@ type loop struct {
 	inner  context.Context // of all that the loop starts; ends when the loop has
 	queues []*queue
 	turn   int // of the queue to be considered next
-	slots  int // free slots for handlers in this process
+	slots  *slots
 
 	wheel   *wheel[*queue]
 	epoch   time.Time // of the wheel
 	timer   *time.Timer
 	horizon time.Duration
 
-	hints  *hints
-	keeper *keeper
-	ring   *ring
-	fatal  chan error // why the dispatcher can never work
+	hints    *hints
+	listener *notify.Listener
+	sweeps   *time.Ticker
+	keeper   *keeper
+	ring     *ring
+	fatal    chan error // why the dispatcher can never work
 
 	session  *sessionScope // nil: none is open
 	asking   bool          // an ask is under way
@@ -71,19 +73,14 @@ type loop struct {
 	offset   time.Duration // of the database's clock from ours; known after the first claim
 	offsetOK bool
 
-	work      chan *claim // to the workers
-	hired     int         // workers
-	workers   sync.WaitGroup
-	running   map[*claim]bool
-	finished  chan *claim
-	unsettled []*claim // finished, their outcomes to be written
+	suspects  int // claimed: one at most, or more for a while after the session broke
 	settling  bool
 	alone     int // jobs whose row someone has locked: each has a goroutine that writes its outcome
 	settled   chan settlement
 	returning map[*queue]bool // jobs of these were handed back: wake the others once they are free
 
 	stopping   bool
-	background sync.WaitGroup // all goroutines but the workers
+	background sync.WaitGroup // all goroutines but the slots' workers
 }
 
 // settlement is what came of writing a batch of outcomes.
@@ -109,6 +106,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		panic("dispatcher: Run was called twice")
 	}
 	d.started = true
+	defer close(d.ended)
 	if err := d.configure(); err != nil {
 		return err
 	}
@@ -116,7 +114,6 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	l := &loop{
 		d:         d,
 		inner:     inner,
-		slots:     d.options.Concurrency,
 		wheel:     newWheel[*queue](wheelTick),
 		epoch:     time.Now(),
 		timer:     time.NewTimer(never),
@@ -125,9 +122,6 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		hints:     newHints(d.queues),
 		fatal:     make(chan error, 2),
 		batches:   map[int64]int{},
-		work:      make(chan *claim, d.options.Concurrency),
-		running:   map[*claim]bool{},
-		finished:  make(chan *claim, d.options.Concurrency),
 		settled:   make(chan settlement, 1),
 		buried:    make(chan struct{}, 1),
 		returning: map[*queue]bool{},
@@ -135,14 +129,15 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	for _, name := range slices.Sorted(maps.Keys(d.queues)) {
 		l.queues = append(l.queues, d.queues[name])
 	}
-	l.keeper = newKeeper(d, l.queues)
+	l.slots = newSlots(l.queues, d.options.Concurrency)
+	l.keeper = newKeeper(d)
 	l.ring = newRing(d, l.hints)
 	defer func() {
 		cancel()
-		close(l.work)
+		close(l.slots.work)
 		l.background.Wait()
-		if len(l.running) == 0 { // else some are stuck, which the error says
-			l.workers.Wait()
+		if l.slots.atWork() == 0 { // else some are stuck, which the error says
+			l.slots.workers.Wait()
 		}
 	}()
 	l.background.Go(func() {
@@ -151,15 +146,15 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		}
 	})
 	l.background.Go(func() { l.ring.run(inner) })
+	l.listener = &notify.Listener{Connect: d.jobs.Connect, Heartbeat: heartbeat, Logger: d.log}
+	l.listener.Handle(d.jobs.Channel(), l.hints)
 	l.background.Go(func() {
 		select {
 		case <-l.keeper.first: // it has found the database fit to listen to
 		case <-inner.Done():
 			return
 		}
-		listener := &notify.Listener{Connect: d.jobs.Connect, Heartbeat: heartbeat, Logger: d.log}
-		listener.Handle(d.jobs.Channel(), l.hints)
-		if err := listener.Run(inner); inner.Err() == nil {
+		if err := l.listener.Run(inner); inner.Err() == nil {
 			l.fatal <- err
 		}
 	})
@@ -167,8 +162,8 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 }
 
 func (l *loop) run(ctx context.Context) error {
-	sweeps := time.NewTicker(l.d.options.Sweep)
-	defer sweeps.Stop()
+	l.sweeps = time.NewTicker(l.d.options.Sweep)
+	defer l.sweeps.Stop()
 	defer l.timer.Stop()
 	defer l.resume.Stop()
 	stop := ctx.Done()
@@ -176,7 +171,6 @@ func (l *loop) run(ctx context.Context) error {
 	defer deadline.Stop()
 	cancelled := false
 	for {
-		l.start()
 		l.settle()
 		l.ask()
 		if l.stopping && l.atRest() {
@@ -184,14 +178,7 @@ func (l *loop) run(ctx context.Context) error {
 		}
 		l.arm()
 		select {
-		case c := <-l.finished:
-			l.finish(c)
-			for range len(l.finished) {
-				l.finish(<-l.finished)
-			}
-			if l.session != nil {
-				l.shed()
-			}
+		case <-l.slots.news:
 		case s := <-l.settled:
 			l.hearSettled(s)
 		case a := <-l.keeper.answers:
@@ -203,7 +190,9 @@ func (l *loop) run(ctx context.Context) error {
 			l.advance()
 		case <-l.resume.C:
 			l.paused = false
-		case <-sweeps.C:
+		case command := <-l.d.commands:
+			command(l)
+		case <-l.sweeps.C:
 			l.sweep = true
 		case <-l.buried:
 			l.burying = false

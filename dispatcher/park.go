@@ -99,17 +99,32 @@ func (l *loop) unpark(b *bucket) {
 // sleeps puts need not notify.
 func (l *loop) saturate() {
 	for _, q := range l.queues {
-		if q.wanted && q.asleep && q.room(l.slots) <= 0 {
+		if q.wanted && q.asleep && l.room(q) <= 0 {
 			q.asleep = false
 			l.unpark(q.bucket)
 		}
 	}
 }
 
-// settleIn gives the queues their wake locks, at the beginning of a session.
-func (l *loop) settleIn(numbers []int32) {
+// withoutBucket are the queues whose wake locks are not known: all, at the beginning of a session.
+func (l *loop) withoutBucket() (queues []*queue) {
+	for _, q := range l.queues {
+		if q.bucket == nil {
+			queues = append(queues, q)
+		}
+	}
+	return queues
+}
+
+// settleIn gives queues their wake locks.
+func (l *loop) settleIn(queues []*queue, numbers []int32) {
 	buckets := map[int32]*bucket{}
-	for i, q := range l.queues {
+	for _, q := range l.queues {
+		if q.bucket != nil {
+			buckets[q.bucket.number] = q.bucket
+		}
+	}
+	for i, q := range queues {
 		b := buckets[numbers[i]]
 		if b == nil {
 			b = &bucket{number: numbers[i]}

@@ -1,7 +1,9 @@
 package dispatcher
 
 import (
+	"cmp"
 	"container/heap"
+	"sync/atomic"
 	"time"
 
 	"github.com/pq-dispatch/pq-dispatch/internal/telemetry"
@@ -12,22 +14,27 @@ import (
 // queue is what the loop knows of one queue. But for the fields that are fixed when Run starts, all
 // of it belongs to the loop's goroutine.
 type queue struct {
-	source    *store.Queue
 	name      string
-	spelling  string           // as registered, with the codec's suffix
-	routes    map[string]route // by task
-	options   QueueOptions
+	how       atomic.Pointer[manner]
 	telemetry *telemetry.Queue
 
-	free   int              // slots for handlers
-	buffer buffer           // claimed, not started
-	held   map[int64]*claim // claimed, in whatever stage: never to be claimed again meanwhile
-	wanted bool             // there may be a due job that is not claimed
-	armed  time.Duration    // when the wheel will fire for it, at the latest, or never
-	called time.Duration    // when the others were last woken for it
-	rate   rate
-	place  position
+	leaving bool             // it is not handled any more, and forgotten when it has nothing in hand
+	line    line             // its part of the slots, under their lock
+	held    map[int64]*claim // claimed, in whatever stage: never to be claimed again meanwhile
+	wanted  bool             // there may be a due job that is not claimed
+	armed   time.Duration    // when the wheel will fire for it, at the latest, or never
+	called  time.Duration    // when the others were last woken for it
+	rate    rate
+	place   position
 	rest
+}
+
+// manner is how a queue's jobs are handled. It is not changed, but replaced by another.
+type manner struct {
+	source   *store.Queue
+	spelling string           // as registered, with the codec's suffix
+	routes   map[string]route // by task
+	options  QueueOptions
 }
 
 // route is where the jobs of a task go.
@@ -36,17 +43,16 @@ type route struct {
 	retry   retry.Policy // nil: the queue's
 }
 
-func (q *queue) route(task string) (r route, known bool) {
-	if r, known = q.routes[task]; !known {
-		r, known = q.routes[anyTask]
+func (m *manner) route(task string) (r route, known bool) {
+	if r, known = m.routes[task]; !known {
+		r, known = m.routes[anyTask]
 	}
 	return r, known
 }
 
 func (q *queue) configure(o QueueOptions) {
-	q.options = o
+	q.how.Load().options = o
 	q.telemetry = telemetry.NewQueue(q.name)
-	q.free = o.Concurrency
 	q.held = map[int64]*claim{}
 	q.armed = never
 	q.called = -callAgain
@@ -54,24 +60,47 @@ func (q *queue) configure(o QueueOptions) {
 
 // claim is a job in the hands of this dispatcher.
 type claim struct {
-	job       *Job
+	job       Job
 	queue     *queue
 	session   *sessionScope // under which it was claimed
+	ctx       jobContext
 	batch     int64
 	claimedAt time.Time     // on the local clock
 	age       time.Duration // since it was due, at that time
-	outcome   outcome       // set by its handler's goroutine, before it is sent to the loop
-	quit      bool          // likewise: the handler has ended its goroutine
+	outcome   outcome       // set by its worker, before it is finished
+	running   bool          // under the lock of the slots
 }
 
 // room is how many jobs of the queue to claim now: those that free slots wait for, and a little more,
 // so that the slots stay busy while the next claim is under way.
-func (q *queue) room(slots int) int {
-	room := min(q.free, slots) - len(q.buffer)
-	if q.free < q.options.Concurrency { // its handlers are at work, so slots will come free at that rate
-		room += q.rate.prefetch(time.Now())
+func (l *loop) room(q *queue) int {
+	free, waiting, busy := l.slots.spare(q)
+	room := free - waiting
+	if busy > 0 { // so slots will come free, at that rate
+		room += q.prefetch(time.Now())
 	}
 	return room
+}
+
+// prefetch is the number of jobs to hold in reserve: those that are handled in prefetchTime, or while the
+// next claims are under way. Slow handlers have none: a job held here is one that an idle process could run.
+func (q *queue) prefetch(now time.Time) int {
+	most := q.how.Load().options.Prefetch
+	if most < 0 {
+		return 0
+	}
+	return min(q.rate.in(max(prefetchTime, 2*q.place.cost), now), cmp.Or(most, maxPrefetch), maxPrefetch)
+}
+
+// heldAfter are the ids of held jobs that a claim from a position may come upon: all, from the head.
+func (q *queue) heldAfter(after int64) []int64 {
+	var ids []int64
+	for id := range q.held {
+		if id > after {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 // position is how far the claims of a queue have come. From the head they step over all that is in hand
@@ -82,6 +111,7 @@ type position struct {
 	after    int64         // 0: the next claim is from the head
 	head     time.Time     // when the last answer to a claim from the head came
 	headCost time.Duration // how long that took
+	cost     time.Duration // how long the latest claim took
 }
 
 const (
@@ -104,8 +134,9 @@ func (p *position) stale(now time.Time) bool {
 
 // advance notes what a claim has found. If it was not full and not from the head, the next one has to be.
 func (p *position) advance(a answer, full bool) {
+	p.cost = a.at.Sub(a.asked)
 	if a.claim.After == 0 {
-		p.head, p.headCost = a.at, a.at.Sub(a.asked)
+		p.head, p.headCost = a.at, p.cost
 	}
 	if !full {
 		p.after = 0
@@ -134,7 +165,7 @@ func (b *buffer) Pop() any {
 }
 
 func (b buffer) Less(i, j int) bool {
-	x, y := b[i].job, b[j].job
+	x, y := b[i].job.Job, b[j].job.Job
 	if !x.ExpectedAt.Equal(y.ExpectedAt) {
 		return !x.ExpectedAt.IsZero() && (y.ExpectedAt.IsZero() || x.ExpectedAt.Before(y.ExpectedAt))
 	}
@@ -147,19 +178,20 @@ func (b *buffer) next() *claim { return heap.Pop(b).(*claim) }
 // rate follows how fast a queue's jobs are handled.
 type rate struct {
 	perSecond float64
-	done      int
+	done      int // since the last measurement
 	since     time.Time
 }
 
 const (
-	prefetchTime = 20 * time.Millisecond // of work to hold in reserve: a claim's round trip and more
+	prefetchTime = 20 * time.Millisecond // of work to hold in reserve
 	maxPrefetch  = 2000
 	rateWindow   = 5 * time.Millisecond // the shortest time that a rate is measured over
 	rateHolds    = time.Second          // after a pause, what was before says nothing
 )
 
 // measure folds what was done since the last measurement into the rate.
-func (r *rate) measure(now time.Time) {
+func (r *rate) measure(now time.Time, done int) {
+	r.done += done
 	elapsed := now.Sub(r.since)
 	if elapsed < rateWindow {
 		return
@@ -172,11 +204,10 @@ func (r *rate) measure(now time.Time) {
 	r.done, r.since = 0, now
 }
 
-// prefetch is the number of jobs that are handled in prefetchTime. Slow handlers have none: a job
-// held here is one that an idle process could run.
-func (r *rate) prefetch(now time.Time) int {
+// in is the number of jobs that are handled in a time.
+func (r *rate) in(t time.Duration, now time.Time) int {
 	if now.Sub(r.since) > rateHolds {
 		return 0
 	}
-	return min(int(r.perSecond*prefetchTime.Seconds()), maxPrefetch)
+	return int(r.perSecond * t.Seconds())
 }

@@ -106,7 +106,7 @@ func (r *ring) next(ctx context.Context, w *store.Watch, self int32) (dead int32
 // bury counts the attempts of the jobs that a dead dispatcher was running. It uses the pool, not the
 // lock session, on which the locks of our own jobs would be granted again.
 func (d *Dispatcher) bury(ctx context.Context, dead int32) error {
-	buried, err := d.jobs.Bury(ctx, dead, d.options.Queue.MaxAttempts)
+	buried, err := d.jobs.Bury(ctx, dead, int(d.maxAttempts.Load()))
 	if buried {
 		d.log.Info("another dispatcher has ended; the jobs that it had in hand are free", "dispatcher", dead)
 	}

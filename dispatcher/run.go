@@ -35,10 +35,11 @@ const (
 )
 
 // run handles one job. It runs on a worker's goroutine and touches nothing of the loop's.
-func (c *claim) run(ctx context.Context) {
-	job := c.job
+func (c *claim) run() {
+	defer c.ctx.end()
+	job := &c.job
 	job.Lateness = c.age + time.Since(c.claimedAt)
-	ctx, end := c.queue.telemetry.Process(ctx, telemetry.Run{
+	ctx, end := c.queue.telemetry.Process(&c.ctx, telemetry.Run{
 		Task: job.Task, ID: job.ID, Attempt: job.Attempt, Metadata: job.Metadata, Lateness: job.Lateness,
 	})
 	defer func() {
@@ -47,6 +48,10 @@ func (c *claim) run(ctx context.Context) {
 		}
 		end(c.outcome.kind, errorType(c.outcome.reason))
 	}()
+	if c.ctx.Err() != nil { // it was cancelled, or the session lost, before it could start
+		c.outcome = c.judge(ctx, context.Cause(ctx))
+		return
+	}
 	c.outcome = c.judge(ctx, c.handle(ctx))
 }
 
@@ -57,40 +62,41 @@ var (
 
 // handle calls the handler, and makes an error of whatever it does instead of returning.
 func (c *claim) handle(ctx context.Context) (err error) {
-	r, known := c.queue.route(c.job.Task)
+	how := c.queue.how.Load()
+	r, known := how.route(c.job.Task)
 	if !known {
-		return retry.Permanent(c.queue.noHandler(c.job.Task))
+		return retry.Permanent(how.noHandler(c.job.Task))
 	}
 	defer func() {
 		if p := recover(); p != nil {
 			err = &panicError{value: p, stack: debug.Stack()}
 		}
 	}()
-	timeout := c.queue.options.Timeout
+	timeout := how.options.Timeout
 	if timeout == 0 {
-		return r.handler.Handle(ctx, c.job)
+		return r.handler.Handle(ctx, &c.job)
 	}
 	limited, cancel := context.WithTimeoutCause(ctx, timeout, ErrTimeout)
 	defer cancel()
-	err = r.handler.Handle(limited, c.job)
+	err = r.handler.Handle(limited, &c.job)
 	if err != nil && context.Cause(limited) == ErrTimeout {
 		err = fmt.Errorf("%w (%v): %w", ErrTimeout, timeout, err)
 	}
 	return err
 }
 
-func (q *queue) noHandler(task string) error {
+func (m *manner) noHandler(task string) error {
 	if task == "" {
-		return fmt.Errorf("no handler for jobs without a task is registered on queue %q", q.name)
+		return fmt.Errorf("no handler for jobs without a task is registered on queue %q", m.source.Name())
 	}
 	return fmt.Errorf("no handler for task %q is registered on queue %q; known are %s",
-		task, q.name, strings.Join(slices.Sorted(maps.Keys(q.routes)), ", "))
+		task, m.source.Name(), strings.Join(slices.Sorted(maps.Keys(m.routes)), ", "))
 }
 
 // judge decides what an error of a handler means for its job.
 func (c *claim) judge(ctx context.Context, err error) outcome {
-	job := c.job
-	back := store.Return{Run: job.run()}
+	job := &c.job
+	back := store.Return{Run: job.Run()}
 	switch {
 	case err == nil && job.completed.Load():
 		return outcome{kind: completedTx}
@@ -109,25 +115,32 @@ func (c *claim) judge(ctx context.Context, err error) outcome {
 		return outcome{kind: handedBack, back: back, reason: err}
 	case ErrSessionLost:
 		return outcome{kind: claimLost, back: back, reason: err}
+	case ErrCancelled:
+		back.Reason, back.Counts, back.SetAside = "cancelled", true, true
+		if err != ErrCancelled {
+			back.Reason += ": " + err.Error()
+		}
+		return outcome{kind: setAside, back: back, reason: err}
 	}
 	return c.failed(err)
 }
 
 // failed decides whether a failed run is followed by another one.
 func (c *claim) failed(err error) outcome {
-	job, options := c.job, c.queue.options
+	job, how := &c.job, c.queue.how.Load()
+	options := how.options
 	if errors.Is(err, store.ErrDecode) {
 		err = retry.Permanent(err)
 	}
 	policy := options.Retry
-	if r, known := c.queue.route(job.Task); known && r.retry != nil {
+	if r, known := how.route(job.Task); known && r.retry != nil {
 		policy = r.retry
 	}
 	attempts := job.MaxAttempts
 	if attempts == 0 {
 		attempts = options.MaxAttempts
 	}
-	back := store.Return{Run: job.run(), Reason: err.Error(), Counts: true}
+	back := store.Return{Run: job.Run(), Reason: err.Error(), Counts: true}
 	delay, again := retry.Decide(policy, job.Attempt, attempts, err)
 	if !again {
 		back.SetAside = true

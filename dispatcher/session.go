@@ -21,35 +21,35 @@ type sessionScope struct {
 	budget int // how many locks it may hold
 }
 
-// ask is what the loop wants done on the lock session: a claim, or a sweep.
+// ask is what the loop wants done on the lock session: a claim, a sweep, or the names of wake locks.
 type ask struct {
-	claim store.ClaimRequest
-	queue *queue   // for which the claim is; nil: it only gives back
-	sweep []*queue // these, instead of a claim
-	asked time.Time
+	claim  store.ClaimRequest
+	queue  *queue   // for which the claim is; nil: it only gives back
+	sweep  []*queue // these, instead of a claim
+	settle []*queue // the wake locks of these, instead
+	asked  time.Time
 }
 
 // answer tells the loop what came of it.
 type answer struct {
 	ask
-	at     time.Time // when it came
-	claims store.Claims
-	survey store.Survey
-	err    error
+	at      time.Time // when it came
+	claims  store.Claims
+	survey  store.Survey
+	buckets []int32
+	err     error
 }
 
 // opening tells the loop of a new session.
 type opening struct {
-	id      int32
-	budget  int
-	buckets []int32 // of the loop's queues
+	id     int32
+	budget int
 }
 
 // keeper owns the lock session: it opens it, carries out one ask at a time, notices when it breaks,
 // and opens the next one.
 type keeper struct {
 	d       *Dispatcher
-	queues  []*queue
 	asks    chan ask    // of capacity 1, and one at a time is under way, so that neither side
 	answers chan answer // waits for the other
 	opened  chan opening
@@ -57,8 +57,8 @@ type keeper struct {
 	first   chan struct{} // closed once a session has been opened
 }
 
-func newKeeper(d *Dispatcher, queues []*queue) *keeper {
-	return &keeper{d: d, queues: queues, asks: make(chan ask, 1), answers: make(chan answer, 1), opened: make(chan opening), lost: make(chan error), first: make(chan struct{})}
+func newKeeper(d *Dispatcher) *keeper {
+	return &keeper{d: d, asks: make(chan ask, 1), answers: make(chan answer, 1), opened: make(chan opening), lost: make(chan error), first: make(chan struct{})}
 }
 
 // run returns when ctx ends, or with the error for which the first session could not be opened and
@@ -127,11 +127,6 @@ func (k *keeper) openOnce(ctx context.Context, earlier *store.Session) (session 
 		news.id = session.ID()
 		news.budget, err = session.LockBudget(ctx)
 	}
-	for i := 0; i < len(k.queues) && err == nil; i++ {
-		var bucket int32
-		bucket, err = session.Bucket(ctx, k.queues[i].source)
-		news.buckets = append(news.buckets, bucket)
-	}
 	if err != nil {
 		session.Close(ctx)
 	}
@@ -185,14 +180,21 @@ func (k *keeper) carryOut(ctx context.Context, session *store.Session, request a
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sessionTimeout)
 	defer cancel()
 	reply := answer{ask: request}
-	if request.sweep == nil {
+	switch {
+	case request.settle != nil:
+		reply.buckets, reply.err = session.Buckets(ctx, sources(request.settle))
+	case request.sweep != nil:
+		reply.survey, reply.err = session.Sweep(ctx, sources(request.sweep))
+	default:
 		reply.claims, reply.err = session.Claim(ctx, request.claim)
-		return reply
 	}
-	sources := make([]*store.Queue, len(request.sweep))
-	for i, q := range request.sweep {
-		sources[i] = q.source
-	}
-	reply.survey, reply.err = session.Sweep(ctx, sources)
 	return reply
+}
+
+func sources(queues []*queue) []*store.Queue {
+	s := make([]*store.Queue, len(queues))
+	for i, q := range queues {
+		s[i] = q.how.Load().source
+	}
+	return s
 }

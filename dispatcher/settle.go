@@ -67,9 +67,9 @@ func (d *Dispatcher) write(ctx context.Context, batch []*claim, repeated bool) e
 	for _, c := range batch {
 		switch c.outcome.kind {
 		case done, discarded:
-			completed = append(completed, c.job.run())
+			completed = append(completed, c.job.Run())
 		case completedTx:
-			checked = append(checked, c.job.run())
+			checked = append(checked, c.job.Run())
 		case retried, snoozed, setAside:
 			returned = append(returned, c.outcome.back)
 		case handedBack, claimLost:

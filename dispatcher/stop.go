@@ -24,16 +24,19 @@ func (l *loop) stop() {
 	l.stopping = true
 	l.getUp()
 	for _, q := range l.queues {
-		l.handBack(q)
+		l.handBack(q, 0)
 	}
 }
 
-func (l *loop) handBack(q *queue) {
-	for _, c := range q.buffer {
+// handBack gives back all but the first keep of the queue's jobs that have not been started, and tells
+// whether there were any.
+func (l *loop) handBack(q *queue, keep int) bool {
+	rest := l.slots.withdraw(q, keep)
+	for _, c := range rest {
 		l.drop(c)
 		l.returning[q] = true
 	}
-	q.buffer = nil
+	return len(rest) > 0
 }
 
 // wakeOthers tells the other processes of jobs that were handed back, now that they are unlocked.
@@ -49,7 +52,7 @@ func (l *loop) call(q *queue) {
 	l.background.Go(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(l.inner), farewell)
 		defer cancel()
-		if err := q.source.Wake(ctx); err != nil {
+		if err := q.how.Load().source.Wake(ctx); err != nil {
 			l.d.log.Warn("cannot wake others; their sweep finds the jobs", "queue", q.name, "error", err)
 		}
 	})
@@ -57,18 +60,20 @@ func (l *loop) call(q *queue) {
 
 // atRest tells whether nothing is left to be done: a stopping dispatcher may go.
 func (l *loop) atRest() bool {
-	return len(l.running) == 0 && !l.settling && len(l.unsettled) == 0 && l.alone == 0 &&
+	return l.slots.empty() && !l.settling && l.alone == 0 &&
 		(l.session == nil || l.paused || !l.asking && len(l.release) == 0 && len(l.ended) == 0 && len(l.unparked) == 0)
 }
 
 // abandon gives up on what did not end in time.
 func (l *loop) abandon() error {
-	if len(l.running) == 0 {
+	if l.slots.atWork() == 0 {
 		return errors.New("dispatcher: stopped before the database had taken all outcomes; their jobs will run again")
 	}
 	var names []string
-	for c := range l.running {
-		names = append(names, fmt.Sprintf("job %d of %s", c.job.ID, c.queue.name))
+	for _, q := range l.queues {
+		for _, c := range l.slots.running(q) {
+			names = append(names, fmt.Sprintf("job %d of %s", c.job.ID, q.name))
+		}
 	}
 	slices.Sort(names)
 	return fmt.Errorf("dispatcher: %w: %s", ErrStuck, strings.Join(names, ", "))

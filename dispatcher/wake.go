@@ -18,6 +18,7 @@ func (l *loop) heed() {
 	if heard.members {
 		l.ring.changed()
 	}
+	l.obey(heard)
 	for _, q := range l.queues {
 		if heard.all || q.bucket != nil && heard.buckets[q.bucket.number] && !q.bucket.held {
 			q.wanted = true
@@ -51,7 +52,7 @@ func (l *loop) advance() {
 	now := time.Since(l.epoch)
 	l.wheel.advance(now, func(at time.Duration, q *queue) {
 		q.wanted = true
-		if q.room(l.slots) <= 0 && now-q.called > callAgain {
+		if l.room(q) <= 0 && now-q.called > callAgain {
 			// Others may have room, and not know: a retry is an UPDATE, which notifies nobody.
 			q.called = now
 			l.call(q)

@@ -1,54 +1,32 @@
-// The loop's way of a job: from the buffer to a worker, from its outcome to the end of its claim.
+// The loop's way of a job from its outcome to the end of its claim.
 
 package dispatcher
 
-// start hands buffered jobs to the workers, queue by queue in turn, as far as slots are free.
-func (l *loop) start() {
-	for i := range l.queues {
-		q := l.queues[(l.turn+i)%len(l.queues)]
-		for len(q.buffer) > 0 && q.free > 0 && l.slots > 0 {
-			c := q.buffer.next()
-			q.free--
-			l.slots--
-			l.running[c] = true
-			if l.hired < len(l.running) {
-				l.hired++
-				l.workers.Go(l.worker)
-			}
-			l.work <- c // there is room for all that may run
-		}
+// settle has the outcomes written that have come since the last time.
+func (l *loop) settle() {
+	if l.settling {
+		return
 	}
-}
-
-// worker runs handlers, one after another: a goroutine that stays keeps the stack that it has grown.
-// A handler that ends its goroutine takes its worker with it.
-func (l *loop) worker() {
-	for c := range l.work {
-		l.handle(c)
+	batch := l.slots.collect()
+	if len(batch) == 0 {
+		return
 	}
+	for _, c := range batch {
+		l.report(c)
+	}
+	if l.session != nil {
+		l.shed()
+	}
+	l.settling = true
+	l.background.Go(func() {
+		written, blocked, err := l.d.settle(l.inner, batch, false)
+		l.tell(settlement{written: written, blocked: blocked, err: err})
+	})
 }
 
-func (l *loop) handle(c *claim) {
-	returned := false
-	defer func() {
-		c.quit = !returned
-		l.finished <- c // there is room for all that may run, even when the loop has ended
-	}()
-	c.run(c.session.ctx)
-	returned = true
-}
-
-// finish takes a run's outcome.
-func (l *loop) finish(c *claim) {
+// report logs what has not gone well.
+func (l *loop) report(c *claim) {
 	q := c.queue
-	delete(l.running, c)
-	if c.quit {
-		l.hired--
-	}
-	q.free++
-	l.slots++
-	q.rate.done++
-	l.unsettled = append(l.unsettled, c)
 	switch c.outcome.kind {
 	case setAside:
 		l.d.log.Error("job set aside", "queue", q.name, "job", c.job.ID, "task", c.job.Task, "attempt", c.job.Attempt, "error", c.outcome.reason)
@@ -57,20 +35,6 @@ func (l *loop) finish(c *claim) {
 	case discarded:
 		l.d.log.Info("job discarded", "queue", q.name, "job", c.job.ID, "task", c.job.Task, "reason", c.outcome.reason)
 	}
-}
-
-// settle has the outcomes written that have come since the last time.
-func (l *loop) settle() {
-	if l.settling || len(l.unsettled) == 0 {
-		return
-	}
-	batch := l.unsettled
-	l.unsettled = nil
-	l.settling = true
-	l.background.Go(func() {
-		written, blocked, err := l.d.settle(l.inner, batch, false)
-		l.tell(settlement{written: written, blocked: blocked, err: err})
-	})
 }
 
 // tell sends a settlement to the loop, unless that has ended.
@@ -118,6 +82,10 @@ func (l *loop) conclude(batch []*claim) {
 // drop ends a claim. The lock is released with the next ask; only then may the job be claimed again.
 func (l *loop) drop(c *claim) {
 	delete(c.queue.held, c.job.ID)
+	if c.queue.leaving && len(c.queue.held) == 0 {
+		l.retire()
+	}
+	l.acquit(c)
 	if c.session != l.session {
 		// Its lock went with its session. If the job still stands, it was kept from the new one's look.
 		c.queue.wanted = true
@@ -127,5 +95,16 @@ func (l *loop) drop(c *claim) {
 	if l.batches[c.batch]--; l.batches[c.batch] == 0 {
 		delete(l.batches, c.batch)
 		l.ended = append(l.ended, c.batch)
+	}
+}
+
+// acquit ends the time of a suspect, in which no other is claimed: now the next one may be.
+func (l *loop) acquit(c *claim) {
+	if !c.job.Suspect() {
+		return
+	}
+	l.suspects--
+	for _, q := range l.queues {
+		q.wanted = true
 	}
 }

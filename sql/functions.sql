@@ -1,7 +1,9 @@
 -- Migration 2: the functions. put() is for users; the others are the dispatcher's side of the
 -- protocol that ARCHITECTURE.md describes.
 --
--- All run with the caller's rights (security invoker) and name everything with its schema.
+-- All run with the caller's rights (security invoker) and name everything with its schema. Those that run
+-- often are plpgsql, which plans its statements once a session; an SQL function is parsed at each call,
+-- unless it is so simple that it is inlined.
 
 -- put: one job, in the caller's transaction. Returns its id.
 --
@@ -15,12 +17,18 @@ create function {{.Support}}.put(
   max_attempts integer default null,
   metadata     jsonb default null
 ) returns bigint
-language sql volatile
+language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
-  insert into {{.Table}} (q_name, data, schedule_at, expected_at, task, max_attempts, metadata)
+#variable_conflict use_column
+declare
+  id bigint;
+begin
+  insert into {{.Table}} as q (q_name, data, schedule_at, expected_at, task, max_attempts, metadata)
   values (put.queue, put.data, put.schedule_at, put.expected_at, put.task, put.max_attempts, put.metadata)
-  returning id
+  returning q.id into id;
+  return id;
+end
 $$;
 
 -- lock_class: the first key of the two-int advisory locks on jobs. By default the table's oid, so
@@ -33,34 +41,58 @@ as $$ select {{.LockClass}} $$;
 -- has to wait for both, no more.
 create function {{.Support}}.lock_key(id bigint) returns integer
 language sql immutable
-as $$ select id::bit(32)::integer $$;
+as $$
+  select (((id operator(pg_catalog.&) 4294967295) operator(pg_catalog.#) 2147483648)
+          operator(pg_catalog.-) 2147483648)::pg_catalog.int4
+$$;
+
+-- paused: whether the queue gives out no jobs, until it is resumed.
+create function {{.Support}}.paused(queue text) returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return exists (select from {{.Support}}.pauses p where p.q_name = queue and p.until > statement_timestamp());
+end
+$$;
 
 -- claim: up to want due jobs of a queue, in order: earliest expected_at first, those without one
--- last, then id. Takes a session advisory lock on each and enters them in the ledger.
+-- last, then id. Takes a session advisory lock on each and enters them in the ledger, as a batch that the
+-- caller numbers.
 --
 -- A claim writes no row of the queue. What makes that safe:
---   - The locks are tried one by one in a loop. In a filter over the table, the planner may call
+--   - Every row that a lock is tried for is looked at. In a filter over the table, the planner may call
 --     pg_try_advisory_lock for rows that a limit then drops: 40 locks taken for 1 row.
 --   - The rows are read again in a later statement, whose snapshot is younger than the locks: in
---     the first one's, a job that was finished in between still stands, and would run twice.
+--     the first one's, a job that was finished in between still stands, and would run twice. They are
+--     found by their place in the table, which the first reading knows: no vacuum can give it to another
+--     row before this statement of the caller's has ended.
 --   - A session gets its own lock again: held says what the caller has already. As a multirange,
 --     since a lookup in it is a binary search; "<> all (array)" compared every id with every other.
--- If a job was gone by the second reading, one more row follows, with all that was locked: the
--- caller unlocks what it was not given.
+-- If a job was finished or changed by the second reading, the ids of all that was locked follow, each in a
+-- row of its own without an attempt: the caller unlocks what it was not given, and looks again.
 --
 -- after says where an earlier claim has come to: then only ready jobs without expected_at and with a
 -- higher id are looked at. From the head of a busy queue a claim steps over all that is in hand, and over
--- what is done but not vacuumed. The caller has to look from the head (null) now and then: for what is
--- urgent, scheduled, committed late or handed back.
+-- what is done but not vacuumed. Where others have claimed, such a claim leaps, further each time, and may
+-- leave jobs behind. The caller has to look from the head (null) whenever it was not given all it wanted,
+-- and now and then: for what was left, and what is urgent, scheduled, committed late or handed back.
+--
+-- A claim stops at so many bytes of data, as the table holds it, or one job: a row with id 0 and no attempt
+-- tells that there are more.
+--
+-- A job in whose runs two processes have died is suspect. It is claimed only if the caller asks for one, one at
+-- a time, and from the head, so that the next death tells whether it was this job (see bury).
 --
 -- The plan is pinned: without statistics (a table just loaded) the planner would sort the whole
 -- queue for each claim. Only scheduled jobs that are due are sorted, as no index can know which are.
 create function {{.Support}}.claim(
-  queue text, want integer, held int8multirange, dispatcher integer, after bigint default null
+  queue text, want integer, held int8multirange, dispatcher integer, batch bigint, suspect boolean,
+  bytes bigint, after bigint default null
 )
 returns table (
   id bigint, data jsonb, enqueued_at timestamptz, schedule_at timestamptz, expected_at timestamptz,
-  task text, attempt integer, max_attempts integer, metadata jsonb, batch bigint, locked bigint[]
+  task text, attempt integer, max_attempts integer, metadata jsonb, deaths smallint, place tid
 )
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -75,40 +107,73 @@ as $$
 #variable_conflict use_column
 declare
   class     constant integer := {{.Support}}.lock_class();
-  candidate record;
+  part      record;
+  step      integer := 64; -- how many rows are tried at once, until a lock is had
   ids       bigint[] := '{}';
   attempts  integer[] := '{}';
-  entry     bigint;
+  places    tid[] := '{}';
   found     integer;
+  fit       integer;
 begin
-  if want <= 0 then
+  if want <= 0 or {{.Support}}.paused(queue) then
     return;
   end if;
   if after is not null then
-    for candidate in
-      select q.id, q.attempt
-      from {{.Table}} q
-      where q.q_name = queue and q.dequeued_at is null and q.schedule_at is null
-        and q.expected_at is null and q.id > after
-        and not q.id <@ held
-      order by q.id
     loop
-      if pg_try_advisory_lock(class, {{.Support}}.lock_key(candidate.id)) then
-        ids := ids || candidate.id;
-        attempts := attempts || candidate.attempt;
-        exit when cardinality(ids) >= want;
+      select array_agg(t.id) filter (where t.ours) as ids, array_agg(t.attempt) filter (where t.ours) as attempts,
+             array_agg(t.place) filter (where t.ours) as places, sum(t.size) filter (where t.ours) as size,
+             count(*) as tried, max(t.id) as last
+      into part
+      from (
+        select c.*, pg_try_advisory_lock(class, {{.Support}}.lock_key(c.id)) as ours
+        from (
+          select q.id, q.attempt, q.ctid as place, pg_column_size(q.data) as size
+          from {{.Table}} q
+          where q.q_name = queue and q.dequeued_at is null and q.schedule_at is null
+            and q.expected_at is null and q.id > after and q.deaths < 2
+            and not q.id <@ held
+          order by q.id
+          limit least(step, want - cardinality(ids))
+        ) c
+      ) t;
+      exit when part.tried = 0;
+      after := part.last;
+      if part.ids is null then
+        after := after + step;
+        step := least(2 * step, 4096);
+        continue;
       end if;
+      if part.size > bytes then
+        select count(*) into fit
+        from (
+          select sum(pg_column_size(q.data)) over (order by q.id) as size
+          from {{.Table}} q
+          where q.ctid = any (part.places)
+        ) t
+        where t.size <= bytes;
+        fit := greatest(fit, (ids = '{}')::integer);
+        perform {{.Support}}.release(part.ids[fit + 1:]);
+        part.ids := part.ids[:fit];
+        part.attempts := part.attempts[:fit];
+        part.places := part.places[:fit];
+      end if;
+      ids := ids || part.ids;
+      attempts := attempts || part.attempts;
+      places := places || part.places;
+      bytes := bytes - part.size;
+      step := 1024;
+      exit when cardinality(ids) >= want or bytes <= 0;
     end loop;
   else
-    for candidate in
+    for part in
       ( -- each arm in order, so that they are merged: else both are read to their ends, and sorted
-        select q.id, q.attempt, q.expected_at
+        select q.id, q.attempt, q.deaths, q.ctid as place, pg_column_size(q.data) as size, q.expected_at
         from {{.Table}} q
         where q.q_name = queue and q.dequeued_at is null and q.schedule_at is null
           and not q.id <@ held
         order by q.expected_at, q.id
       ) union all (
-        select q.id, q.attempt, q.expected_at
+        select q.id, q.attempt, q.deaths, q.ctid, pg_column_size(q.data), q.expected_at
         from {{.Table}} q
         where q.q_name = queue and q.dequeued_at is null and q.schedule_at <= statement_timestamp()
           and not q.id <@ held
@@ -116,10 +181,14 @@ begin
       )
       order by expected_at, id
     loop
-      if pg_try_advisory_lock(class, {{.Support}}.lock_key(candidate.id)) then
-        ids := ids || candidate.id;
-        attempts := attempts || candidate.attempt;
-        exit when cardinality(ids) >= want;
+      continue when part.deaths > 1 and not suspect;
+      if pg_try_advisory_lock(class, {{.Support}}.lock_key(part.id)) then
+        ids := ids || part.id;
+        attempts := attempts || part.attempt;
+        places := places || part.place;
+        suspect := suspect and part.deaths < 2;
+        bytes := bytes - part.size;
+        exit when cardinality(ids) >= want or bytes <= 0;
       end if;
     end loop;
   end if;
@@ -127,20 +196,23 @@ begin
     return;
   end if;
 
-  insert into {{.Support}}.ledger (dispatcher, ids, attempts)
-  values (claim.dispatcher, ids, attempts)
-  returning ledger.batch into entry;
+  insert into {{.Support}}.ledger (dispatcher, batch, ids, attempts)
+  values (claim.dispatcher, claim.batch, ids, attempts);
 
   return query
     select q.id, q.data, q.enqueued_at, q.schedule_at, q.expected_at, q.task, q.attempt,
-           q.max_attempts, q.metadata, entry, null::bigint[]
+           q.max_attempts, q.metadata, q.deaths, q.ctid
     from {{.Table}} q
-    where q.id = any (ids) and q.q_name = queue and q.dequeued_at is null
+    where q.ctid = any (places) and q.q_name = queue and q.dequeued_at is null
       and (q.schedule_at is null or q.schedule_at <= statement_timestamp());
   get diagnostics found = row_count;
   if found < cardinality(ids) then
-    batch := entry;
-    locked := ids;
+    foreach id in array ids loop
+      return next;
+    end loop;
+  end if;
+  if bytes <= 0 then
+    id := 0;
     return next;
   end if;
 exception when out_of_memory then
@@ -153,11 +225,16 @@ $$;
 
 -- release: unlocks claimed jobs, after their outcome has committed. Returns how many were held.
 create function {{.Support}}.release(ids bigint[]) returns bigint
-language sql volatile
+language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
-  select count(*) filter (where pg_advisory_unlock({{.Support}}.lock_class(), {{.Support}}.lock_key(id)))
-  from unnest(ids) id
+declare
+  class constant integer := {{.Support}}.lock_class();
+begin
+  return (
+    select count(*) filter (where pg_advisory_unlock(class, {{.Support}}.lock_key(id)))
+    from unnest(ids) id);
+end
 $$;
 
 -- get: the next due job, taken out of the queue in the caller's transaction. The lock lasts as
@@ -182,6 +259,9 @@ declare
   class     constant integer := {{.Support}}.lock_class();
   candidate record;
 begin
+  if {{.Support}}.paused(queue) then
+    return;
+  end if;
   for candidate in
     ( -- each arm in order, as in claim
       select q.id, q.expected_at
@@ -213,22 +293,37 @@ begin
 end
 $$;
 
--- next_due: how long until the next scheduled job of the queue is due; null without one. A job may
--- be scheduled for 'infinity', from which nothing can be subtracted before PostgreSQL 17.
+-- next_due: how long until the next scheduled job of the queue is due, or, if it is paused, until that
+-- ends; null without either. A job may be scheduled for 'infinity', from which nothing can be subtracted
+-- before PostgreSQL 17.
 create function {{.Support}}.next_due(queue text) returns interval
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
 set enable_sort = off
 set jit = off
+set plan_cache_mode = force_generic_plan
 as $$
-  select q.schedule_at - clock_timestamp()
-  from {{.Table}} q
-  where q.q_name = queue and q.dequeued_at is null and q.schedule_at > statement_timestamp()
-    and q.schedule_at < 'infinity'
-  order by q.schedule_at
-  limit 1
+begin
+  return (
+    select due.at - clock_timestamp()
+    from (
+      ( -- each arm has a row at most, and the first one is the answer
+        select p.until as at
+        from {{.Support}}.pauses p
+        where p.q_name = queue and p.until > statement_timestamp()
+      ) union all (
+        select q.schedule_at
+        from {{.Table}} q
+        where q.q_name = queue and q.dequeued_at is null and q.schedule_at > statement_timestamp()
+        order by q.schedule_at
+        limit 1
+      )
+      limit 1
+    ) due
+    where due.at < 'infinity');
+end
 $$;
 
 -- bucket: which wake lock a queue belongs to. Queues share 64 of them, so that a transaction that puts
@@ -263,11 +358,13 @@ $$;
 
 -- unpark: the opposite. Whoever sleeps because this session was parked is told, to take the post.
 create function {{.Support}}.unpark(bucket integer) returns void
-language sql volatile
+language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
-  select pg_advisory_unlock({{.WakeClass}}, bucket);
-  select pg_notify({{.Channel}}, 'bucket ' || bucket);
+begin
+  perform pg_advisory_unlock({{.WakeClass}}, bucket);
+  perform pg_notify({{.Channel}}, 'bucket ' || bucket);
+end
 $$;
 
 -- watch: waits for the death of the next dispatcher in the ring of those that live, and returns its
@@ -312,18 +409,24 @@ $$;
 -- the new jobs is due, in microseconds since 1970 (0: now), a space, the queue's name. What is due
 -- beyond 9e12 seconds, in the year 287 000, is told as that: the number has to fit its type.
 create function {{.Support}}.notify(queue text, due timestamptz default null) returns void
-language sql volatile
+language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
-  select pg_notify({{.Channel}},
+begin
+  perform pg_notify({{.Channel}},
     case when due > statement_timestamp() then (least(extract(epoch from due), 9e12) * 1000000)::bigint else 0 end
-    || ' ' || queue)
+    || ' ' || queue);
+end
 $$;
 
 -- complete: deletes jobs that are done, all on the same attempt. Returns how many it deleted: the
 -- others have been finished, or failed and so have another attempt's number, since their claim was
 -- lost. (To return which, by "returning id", takes half as long again.)
-create function {{.Support}}.complete(ids bigint[], attempt integer) returns integer
+--
+-- places says where in the table the claim has found them, which is a third faster than to look each up by
+-- its id; whole has the same ids, since a place may have gone to another job meanwhile. What is not
+-- there any more, because someone has updated it, is looked up.
+create function {{.Support}}.complete(ids bigint[], attempt integer, places tid[], whole int8multirange) returns integer
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -334,10 +437,17 @@ set lock_timeout = '1s' -- whoever has locked one row must not stop the outcomes
 as $$
 declare
   deleted integer;
+  moved   integer;
 begin
   delete from {{.Table}} q
-  where q.id = any (ids) and q.attempt = complete.attempt and q.dequeued_at is null;
+  where q.ctid = any (places) and q.id <@ whole and q.attempt = complete.attempt and q.dequeued_at is null;
   get diagnostics deleted = row_count;
+  if deleted < cardinality(ids) then
+    delete from {{.Table}} q
+    where q.id = any (ids) and q.attempt = complete.attempt and q.dequeued_at is null;
+    get diagnostics moved = row_count;
+    deleted := deleted + moved;
+  end if;
   return deleted;
 end
 $$;
@@ -365,7 +475,8 @@ begin
       last_error  = coalesce(b.error, q.last_error),
       schedule_at = case when b.aside then q.schedule_at else clock_timestamp() + make_interval(secs => b.delay) end,
       dequeued_at = case when b.aside then clock_timestamp() end,
-      set_aside   = b.aside
+      set_aside   = b.aside,
+      deaths      = 0 -- its process lived to tell
   from unnest(ids, attempts, errors, delays, counts, aside) b(id, attempt, error, delay, counts, aside)
   where q.id = b.id and q.attempt = b.attempt and q.dequeued_at is null;
   get diagnostics changed = row_count;
@@ -415,13 +526,13 @@ begin
   end if;
   foreach queue in array queues loop
     return query select
-      exists (
+      not {{.Support}}.paused(queue) and (exists (
         select from {{.Table}} q
         where q.q_name = queue and q.dequeued_at is null and q.schedule_at is null
       ) or exists (
         select from {{.Table}} q
         where q.q_name = queue and q.dequeued_at is null and q.schedule_at <= statement_timestamp()
-      ),
+      )),
       extract(epoch from {{.Support}}.next_due(queue))::double precision,
       dead,
       budget;
@@ -429,9 +540,13 @@ begin
 end
 $$;
 
--- bury: the post-mortem of a dispatcher that died, or whose lock session broke. Each job that it was running has its attempt
--- counted, and is set aside when that was its last. False while the dispatcher lives, which its
--- beacon shows: the lock can be had only after its session has ended.
+-- bury: the post-mortem of a dispatcher that died, or whose lock session broke. False while it lives, which
+-- its beacon shows: the lock can be had only after its session has ended.
+--
+-- One of the jobs that it had claimed may have killed it. Those in whose runs the most processes have died
+-- before are blamed: their attempt is counted, and one whose last it was is set aside. The others only
+-- run again. So a job that kills its process cannot do so for ever, and does not take with it what happens
+-- to run beside it: after its second death it is run as the only suspect of its process (see claim).
 --
 -- A job that another dispatcher has claimed since is left to it, its entry kept for a later call.
 -- The locks are the transaction's: released before the count is committed, they would let a claim
@@ -445,7 +560,9 @@ declare
   entry   record;
   job     record;
   skipped integer;
+  most    smallint := 0; -- deaths, of those to blame
   queues  text[] := '{}';
+  suspect bigint[] := '{}';
 begin
   if not pg_try_advisory_xact_lock({{.BeaconClass}}, bury.dispatcher) then
     return false;
@@ -455,7 +572,7 @@ begin
   loop
     skipped := 0;
     for job in
-      select e.id, e.attempt, q.q_name
+      select q.id, q.deaths, q.q_name
       from unnest(entry.ids, entry.attempts) e(id, attempt)
       join {{.Table}} q on q.id = e.id and q.attempt = e.attempt and q.dequeued_at is null
     loop
@@ -463,19 +580,32 @@ begin
         skipped := skipped + 1;
         continue;
       end if;
-      update {{.Table}} q
-      set attempt     = case when job.attempt >= coalesce(q.max_attempts, default_max_attempts) then q.attempt else q.attempt + 1 end,
-          last_error  = 'the process that ran it died, or lost its lock session',
-          set_aside   = job.attempt >= coalesce(q.max_attempts, default_max_attempts),
-          dequeued_at = case when job.attempt >= coalesce(q.max_attempts, default_max_attempts) then clock_timestamp() end
-      where q.id = job.id and q.attempt = job.attempt and q.dequeued_at is null;
-      queues := queues || job.q_name;
+      if job.deaths > most then
+        most := job.deaths;
+        suspect := '{}';
+      end if;
+      if job.deaths = most then
+        suspect := suspect || job.id;
+      end if;
+      if job.q_name <> all (queues) then
+        queues := queues || job.q_name;
+      end if;
     end loop;
     if skipped = 0 then
-      delete from {{.Support}}.ledger l where l.batch = entry.batch;
+      delete from {{.Support}}.ledger l where l.dispatcher = bury.dispatcher and l.batch = entry.batch;
     end if;
   end loop;
-  perform {{.Support}}.notify(q) from (select distinct unnest(queues)) freed(q);
+  update {{.Table}} q
+  set attempt     = case when last.run then q.attempt else q.attempt + 1 end,
+      last_error  = 'the process that ran it died, or lost its lock session',
+      deaths      = least(q.deaths + 1, 1000),
+      set_aside   = last.run,
+      dequeued_at = case when last.run then clock_timestamp() end
+  from unnest(suspect) s(id)
+  join {{.Table}} j using (id)
+  cross join lateral (select j.attempt >= coalesce(j.max_attempts, default_max_attempts) as run) last
+  where q.id = s.id and q.attempt = j.attempt and q.dequeued_at is null;
+  perform {{.Support}}.notify(q) from unnest(queues) freed(q);
   return true;
 end
 $$;
@@ -486,7 +616,7 @@ drop function {{.Support}}.bury(integer, integer);
 drop function {{.Support}}.sweep(text[], integer);
 drop function {{.Support}}.lock_budget();
 drop function {{.Support}}.put_back(bigint[], integer[], text[], double precision[], boolean[], boolean[]);
-drop function {{.Support}}.complete(bigint[], integer);
+drop function {{.Support}}.complete(bigint[], integer, tid[], int8multirange);
 drop function {{.Support}}.light(integer);
 drop function {{.Support}}.watch(integer);
 drop function {{.Support}}.unpark(integer);
@@ -496,7 +626,8 @@ drop function {{.Support}}.notify(text, timestamptz);
 drop function {{.Support}}.next_due(text);
 drop function {{.Support}}.get(text);
 drop function {{.Support}}.release(bigint[]);
-drop function {{.Support}}.claim(text, integer, int8multirange, integer, bigint);
+drop function {{.Support}}.claim(text, integer, int8multirange, integer, bigint, boolean, bigint, bigint);
+drop function {{.Support}}.paused(text);
 drop function {{.Support}}.lock_key(bigint);
 drop function {{.Support}}.lock_class();
 drop function {{.Support}}.put(text, jsonb, timestamptz, timestamptz, text, integer, jsonb);

@@ -134,15 +134,15 @@ func TestUnparkingTellsThoseWhoSleepByIt(t *testing.T) {
 	ear := connect(t, pool)
 	exec(t, ear, `listen `+jobs.Channel())
 	session := openSession(t, jobs)
-	bucket, err := session.Bucket(t.Context(), apples)
+	buckets, err := session.Buckets(t.Context(), []*store.Queue{apples})
 	check(t, err)
 	_, err = session.Claim(t.Context(), store.ClaimRequest{Queue: apples, Park: true})
 	check(t, err)
-	_, err = session.Claim(t.Context(), store.ClaimRequest{Unpark: []int32{bucket}})
+	_, err = session.Claim(t.Context(), store.ClaimRequest{Unpark: buckets})
 	check(t, err)
 	n, err := ear.WaitForNotification(t.Context())
 	check(t, err)
-	if want := fmt.Sprint("bucket ", bucket); n.Payload != want {
+	if want := fmt.Sprint("bucket ", buckets[0]); n.Payload != want {
 		t.Errorf("heard %q, want %q", n.Payload, want)
 	}
 	other := openSession(t, jobs)

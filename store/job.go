@@ -22,9 +22,17 @@ type Job struct {
 	Attempt     int       // the number of this run, from 1
 	MaxAttempts int       // zero: the handler's default
 	Metadata    map[string]string
+	Deaths      int // of processes that ran it, one after another
 
 	codec Codec
+	place pgtype.TID // of its row in the table, when it was claimed
 }
+
+// Run is the job's present run.
+func (j *Job) Run() Run { return Run{ID: j.ID, Attempt: j.Attempt, place: j.place} }
+
+// Suspect tells whether so many processes have died while they ran the job that it may be the reason.
+func (j *Job) Suspect() bool { return j.Deaths > 1 }
 
 // Decode reads the job's data into v, by the codec of the queue it was got from.
 func (j *Job) Decode(v any) error {
@@ -61,12 +69,12 @@ const jobColumns = "id, data, enqueued_at, schedule_at, expected_at, task, attem
 
 // row takes the columns of a job, of which nearly all may be null.
 type row struct {
-	id                   *int64
+	id                   int64
 	data                 []byte
 	enqueued             pgtype.Timestamptz
 	schedule, expected   pgtype.Timestamptz
-	task                 *string
-	attempt, maxAttempts *int32
+	task                 pgtype.Text
+	attempt, maxAttempts pgtype.Int4
 	metadata             []byte
 }
 
@@ -76,15 +84,15 @@ func (r *row) targets() []any {
 
 func (q *Queue) job(r *row) *Job {
 	j := &Job{
-		ID:          deref(r.id),
+		ID:          r.id,
 		Queue:       q.name,
-		Task:        deref(r.task),
+		Task:        r.task.String,
 		Data:        r.data,
 		EnqueuedAt:  instant(r.enqueued),
 		ScheduleAt:  instant(r.schedule),
 		ExpectedAt:  instant(r.expected),
-		Attempt:     int(deref(r.attempt)),
-		MaxAttempts: int(deref(r.maxAttempts)),
+		Attempt:     int(r.attempt.Int32),
+		MaxAttempts: int(r.maxAttempts.Int32),
 		codec:       q.codec,
 	}
 	if r.metadata != nil {

@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // Run names one run of a job. Outcomes are accepted only for the attempt that they are about: if
@@ -15,6 +16,8 @@ import (
 type Run struct {
 	ID      int64
 	Attempt int
+
+	place pgtype.TID // where the claim has found the row; not valid if there was none
 }
 
 // Return says what becomes of a job whose run did not finish it.
@@ -44,8 +47,9 @@ func (s *Store) Settle(ctx context.Context, done []Run, back []Return) (accepted
 		accepted += n
 		return err
 	}
-	for attempt, ids := range byAttempt(done) {
-		batch.Queue(`select `+s.function("complete")+`($1, $2)`, ids, attempt).QueryRow(count)
+	for attempt, g := range byAttempt(done) {
+		batch.Queue(`select `+s.function("complete")+`($1, $2, $3, $4::int8multirange)`,
+			g.ids, attempt, g.places, multirange(g.ids)).QueryRow(count)
 	}
 	if len(back) > 0 {
 		batch.Queue(`select `+s.function("put_back")+`($1, $2, $3, $4, $5, $6)`, columns(back)...).QueryRow(count)
@@ -60,12 +64,26 @@ func (s *Store) Settle(ctx context.Context, done []Run, back []Return) (accepted
 }
 
 // byAttempt groups runs by the number of their attempt, the first nearly always.
-func byAttempt(runs []Run) map[int][]int64 {
-	groups := map[int][]int64{}
+func byAttempt(runs []Run) map[int]*group {
+	groups := map[int]*group{}
 	for _, r := range runs {
-		groups[r.Attempt] = append(groups[r.Attempt], r.ID)
+		g := groups[r.Attempt]
+		if g == nil {
+			g = &group{}
+			groups[r.Attempt] = g
+		}
+		g.ids = append(g.ids, r.ID)
+		if r.place.Valid {
+			g.places = append(g.places, r.place)
+		}
 	}
 	return groups
+}
+
+// group is the ids of jobs, and the places of those whose places are known.
+type group struct {
+	ids    []int64
+	places []pgtype.TID
 }
 
 // columns turns returns into one array a column, for unnest.

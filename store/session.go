@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,15 +11,17 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // Session is the lock session of a dispatcher: a connection whose session-level advisory locks are
 // its claims, and its beacon, which shows that it lives. When the connection ends, however it
 // ends, all of them are free. It is not safe for concurrent use.
 type Session struct {
-	store *Store
-	conn  *pgx.Conn
-	id    int32
+	store   *Store
+	conn    *pgx.Conn
+	id      int32
+	batches int64 // that have been claimed
 }
 
 // sessionSettings hold for the lock session whatever the role's or the database's defaults are.
@@ -122,14 +125,17 @@ type ClaimRequest struct {
 	Park    bool    // before the claim, take the queue's wake lock
 	Queue   *Queue
 	Want    int     // how many jobs at most; 0: none
-	Held    []int64 // what the session has claimed already
+	Held    []int64 // what the session has claimed already, of what this claim may come upon
+	Bytes   int64   // of data, as the table holds it: at most, or one job; 0: 32 MiB
+	Suspect bool    // one suspect job may be among them, if After is 0: see [Job.Suspect]
 	After   int64   // only ready jobs without expected_at and with a higher id; 0: all, from the head
 }
 
 // Claims is the answer.
 type Claims struct {
 	Jobs    []*Job        // the first in the order of the queue, among themselves in none
-	Gone    []int64       // locked, but finished by then: to be released
+	More    bool          // Bytes was reached, so that there may be more
+	Gone    []int64       // locked, but finished or changed by then: to be released
 	Parking Parking       // if Park was asked for
 	Batch   int64         // of all of them, in the ledger
 	Now     time.Time     // by the database's clock; zero if nothing was wanted
@@ -149,12 +155,20 @@ const (
 // Safe tells whether the caller may sleep, after one more look that found nothing.
 func (p Parking) Safe() bool { return p == Parked || p == Peer }
 
-// Bucket is the queue's wake lock, of which there are 64 for all queues.
-func (x *Session) Bucket(ctx context.Context, q *Queue) (bucket int32, err error) {
-	if err = x.conn.QueryRow(ctx, `select `+x.store.function("bucket")+`($1)`, q.name).Scan(&bucket); err != nil {
-		return 0, fmt.Errorf("store: bucket of %s: %w", q.name, explain(err))
+// Buckets are the queues' wake locks, of which there are 64 for all queues.
+func (x *Session) Buckets(ctx context.Context, queues []*Queue) ([]int32, error) {
+	names := make([]string, len(queues))
+	for i, q := range queues {
+		names[i] = q.name
 	}
-	return bucket, nil
+	rows, err := x.conn.Query(ctx, `select `+x.store.function("bucket")+`(name) from unnest($1::text[]) with ordinality q(name, n) order by n`, names)
+	if err == nil {
+		var buckets []int32
+		if buckets, err = pgx.CollectRows(rows, pgx.RowTo[int32]); err == nil {
+			return buckets, nil
+		}
+	}
+	return nil, fmt.Errorf("store: wake locks of %d queues: %w", len(queues), explain(err))
 }
 
 // Claim carries out a request. If the server's lock table is full, the error matches [ErrLockTable]:
@@ -177,7 +191,7 @@ func (x *Session) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
 		})
 	}
 	if len(r.Ended) > 0 {
-		batch.Queue(`delete from `+x.store.names.Qualify("ledger")+` where batch = any ($1)`, r.Ended)
+		batch.Queue(`delete from `+x.store.names.Qualify("ledger")+` where dispatcher = $1 and batch = any ($2)`, x.id, r.Ended)
 	}
 	for _, bucket := range r.Unpark {
 		batch.Queue(`select `+x.store.function("unpark")+`($1)`, bucket)
@@ -193,10 +207,12 @@ func (x *Session) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
 		var asked time.Time
 		batch.Queue(`select extract(epoch from `+x.store.function("next_due")+`($1))::float8, clock_timestamp()`, r.Queue.name).
 			QueryRow(func(row pgx.Row) error { return row.Scan(&seconds, &asked) })
+		x.batches++
+		claims.Batch = x.batches
 		batch.Queue(`
-			select `+jobColumns+`, batch, locked
-			from `+x.store.function("claim")+`($1, $2, $3::int8multirange, $4, nullif($5::bigint, 0))`,
-			r.Queue.name, r.Want, multirange(r.Held), x.id, r.After,
+			select `+jobColumns+`, deaths, place
+			from `+x.store.function("claim")+`($1, $2, $3::int8multirange, $4, $5, $6, $7, nullif($8::bigint, 0))`,
+			r.Queue.name, r.Want, multirange(r.Held), x.id, claims.Batch, r.Suspect, cmp.Or(r.Bytes, defaultBytes), r.After,
 		).Query(func(rows pgx.Rows) error { return claims.read(rows, r.Queue) })
 		batch.Queue(`select clock_timestamp()`).QueryRow(func(row pgx.Row) error {
 			err := row.Scan(&claims.Now)
@@ -219,27 +235,38 @@ func (x *Session) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
 	return claims, nil
 }
 
+const defaultBytes = 32 << 20
+
 // farAway bounds what is told of a future job: far beyond any timer, far below overflow.
 const farAway = 365 * 24 * time.Hour
 
 func (c *Claims) read(rows pgx.Rows, q *Queue) error {
 	var line row
-	var locked []int64
-	targets := append(line.targets(), &c.Batch, &locked)
+	var deaths pgtype.Int2
+	var place pgtype.TID
+	targets := append(line.targets(), &deaths, &place)
 	for rows.Next() {
-		line = row{}
 		if err := rows.Scan(targets...); err != nil {
 			return err
 		}
-		if line.id != nil {
-			c.Jobs = append(c.Jobs, q.job(&line))
+		if line.id == 0 {
+			c.More = true
 			continue
 		}
+		if !line.attempt.Valid {
+			c.Gone = append(c.Gone, line.id)
+			continue
+		}
+		job := q.job(&line)
+		job.Deaths, job.place = int(deaths.Int16), place
+		c.Jobs = append(c.Jobs, job)
+	}
+	if len(c.Gone) > 0 { // all that was locked
 		given := make(map[int64]bool, len(c.Jobs))
 		for _, job := range c.Jobs {
 			given[job.ID] = true
 		}
-		c.Gone = slices.DeleteFunc(locked, func(id int64) bool { return given[id] })
+		c.Gone = slices.DeleteFunc(c.Gone, func(id int64) bool { return given[id] })
 	}
 	return rows.Err()
 }
