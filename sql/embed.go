@@ -23,11 +23,14 @@ var (
 	functions string
 	//go:embed triggers.sql
 	triggers string
+	//go:embed operations.sql
+	operations string
 
 	files = []struct{ name, text string }{
 		{"schema", schema},
 		{"functions", functions},
 		{"triggers", triggers},
+		{"operations", operations},
 	}
 )
 

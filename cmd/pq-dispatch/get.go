@@ -26,14 +26,14 @@ func (a *app) getCommand() *cobra.Command {
 		Use:   "get QUEUE",
 		Short: "Take jobs out of a queue and print them",
 		Long: `Takes the next due job out of the queue and prints its data as one line of JSON. While it waits for one
-it sleeps: the database wakes it. When none came in time it says "no job" and exits with 1.
+it sleeps: the database wakes it. When none came in time it says "no job" and exits with 4.
 
 A job is gone when its line has been written; if that fails, it stays in the queue.`,
 		Example: `  pq-dispatch get apples
   pq-dispatch get apples --timeout 5s
   pq-dispatch get apples --timeout forever --count 10 --json`,
 		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: cobra.NoFileCompletions,
+		ValidArgsFunction: a.completeFirstQueue,
 	}
 	cmd.Flags().Var(&timeout, "timeout", "how long to wait for each job, such as 5s, or forever")
 	cmd.Flags().Var(&count, "count", "how many jobs to get")

@@ -30,14 +30,14 @@ func TestGetAsJSONHasTheShapeThatScriptsRelyOn(t *testing.T) {
 			`{"id":1,"queue":"apples","task":null,"data":{"kind":"<Cox>"},"attempt":1,"max_attempts":null,"enqueued_at":"TIME","schedule_at":null,"expected_at":null}`+"\n")
 }
 
-func TestGetWithoutAJobSaysSoAndExitsWith1(t *testing.T) {
+func TestGetWithoutAJobSaysSoAndExitsWith4(t *testing.T) {
 	d := newDatabase(t)
 	d.must("put", "apples", "1", "--schedule-at", "1h")
 	for _, timeout := range []string{"0", "50ms"} {
 		r := d.run("get", "apples", "--timeout", timeout)
 		wants(t, "standard error", r.stderr, "pq-dispatch: no job\n")
-		if r.code != exitFailed || r.stdout != "" {
-			t.Errorf("got exit code %d and %q, want 1 and nothing", r.code, r.stdout)
+		if r.code != exitNoJob || r.stdout != "" {
+			t.Errorf("got exit code %d and %q, want 4 and nothing", r.code, r.stdout)
 		}
 	}
 }
@@ -79,8 +79,9 @@ func (*brokenWriter) Write([]byte) (int, error) { return 0, errors.New("the pipe
 func TestStatsCountsJobsByState(t *testing.T) {
 	d := newDatabase(t)
 	wants(t, "no queue", d.must("stats", "--json"), "[]\n")
-	wants(t, "empty queue", d.must("stats", "apples", "--json"),
-		`[{"queue":"apples","ready":0,"scheduled":0,"running":0,"set_aside":0,"taken":0,"oldest_seconds":0}]`+"\n")
+	none := d.run("stats", "apples", "--json")
+	wants(t, "empty queue", none.stdout, `[{"queue":"apples","ready":0,"scheduled":0,"running":0,"set_aside":0,"taken":0,"oldest_seconds":null}]`+"\n")
+	contains(t, "standard error", none.stderr, "no job is in a queue apples")
 	d.must("put", "pears", "1", "--schedule-at", "1h")
 	d.must("put", "apples", "1")
 	d.must("put", "apples", "2")
@@ -98,12 +99,12 @@ func TestStatsCountsJobsByState(t *testing.T) {
 	}
 	wants(t, "all", oldest.ReplaceAllString(d.must("stats", "--json"), `"oldest_seconds":X`),
 		`[{"queue":"apples","ready":1,"scheduled":0,"running":1,"set_aside":0,"taken":0,"oldest_seconds":X},`+
-			`{"queue":"pears","ready":0,"scheduled":1,"running":0,"set_aside":0,"taken":0,"oldest_seconds":X},`+
-			`{"queue":"tab\tname","ready":0,"scheduled":1,"running":0,"set_aside":0,"taken":0,"oldest_seconds":X}]`+"\n")
+			`{"queue":"pears","ready":0,"scheduled":1,"running":0,"set_aside":0,"taken":0,"oldest_seconds":null},`+
+			`{"queue":"tab\tname","ready":0,"scheduled":1,"running":0,"set_aside":0,"taken":0,"oldest_seconds":null}]`+"\n")
 	table := d.must("stats")
 	contains(t, "table", table, "QUEUE        READY  SCHEDULED  RUNNING  SET ASIDE  TAKEN  OLDEST\n")
 	contains(t, "table", table, `"tab\tname"  0      1  `)
-	contains(t, "table of one", d.must("stats", "pears"), "pears  0      1  ")
+	contains(t, "table of one", d.must("stats", "pears"), "pears  0      1          0        0          0      -\n")
 }
 
 func TestCompletionNeedsNoDatabase(t *testing.T) {

@@ -28,6 +28,7 @@ const (
 	exitFailed      = 1
 	exitUsage       = 2 // flags, arguments or data are wrong: the same again fails again
 	exitUnreachable = 3 // the database cannot be reached: the same again may work
+	exitNoJob       = 4 // there is none: get has waited in vain, or show was given the id of none
 )
 
 func main() {
@@ -87,6 +88,8 @@ func (a *app) execute(ctx context.Context, args []string) int {
 	case wrongUse || !a.running: // cobra looks through flags and arguments before the command runs
 		code = exitUsage
 		text += "; see '" + cmd.CommandPath() + " --help'"
+	case refusedLogin(err):
+		text += "; check the user, the password and the name of the database (they are from " + a.source + ")"
 	case code == exitUnreachable:
 		text += "; check that the server runs and that its address is right (it is from " + a.source + ")"
 	}
@@ -97,8 +100,10 @@ func (a *app) execute(ctx context.Context, args []string) int {
 func exitCode(err error) int {
 	_, usage := errors.AsType[*usageError](err)
 	switch {
-	case usage || wrongInput(err):
+	case usage || wrongInput(err) || refusedLogin(err):
 		return exitUsage
+	case errors.Is(err, errNoJob):
+		return exitNoJob
 	case unreachable(err):
 		return exitUnreachable
 	}
@@ -109,6 +114,7 @@ func exitCode(err error) int {
 func wrongInput(err error) bool {
 	for _, kind := range []error{
 		store.ErrName, store.ErrQueueName, store.ErrCodec, store.ErrData, store.ErrTooLarge, store.ErrTime,
+		store.ErrState, store.ErrCursor,
 		dispatcher.ErrConfig,
 	} {
 		if errors.Is(err, kind) {
@@ -118,8 +124,15 @@ func wrongInput(err error) bool {
 	return false
 }
 
+// refusedLogin tells whether the server is there, and does not know the user or the database, or the password is
+// wrong: the same address fails again.
+func refusedLogin(err error) bool {
+	refusal, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && (strings.HasPrefix(refusal.Code, "28") || refusal.Code == "3D000") // authorization; no such database
+}
+
 // unreachable tells whether no session with the server came about, or it broke, for a reason that may
-// pass. A wrong password is none of these.
+// pass.
 func unreachable(err error) bool {
 	if refusal, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch {

@@ -193,6 +193,36 @@ func TestWrongUseExitsWith2AndPointsToTheHelp(t *testing.T) {
 		{"work apples -- command-that-is-nowhere", "command-that-is-nowhere"},
 		{"work apples/gob -- true", "leave out /gob"},
 		{"stats a b", "arg(s)"},
+		{"ls extra", "extra"},
+		{"ls --state rotten", "waiting, running"},
+		{"ls --limit 0", "whole number from 1"},
+		{"ls --older-than 5", "no unit"},
+		{"ls --queue apples/gob", "leave out /gob"},
+		{"show", "arg(s)"},
+		{"show apples", "whole number"},
+		{"show 1 --raw --json", "raw"},
+		{"retry", "ids of jobs"},
+		{"retry apples", "not the id of a job"},
+		{"retry 1 --queue apples", "not both"},
+		{"retry --state set_aside", "--queue"},
+		{"retry --queue apples --state rotten", "waiting, running"},
+		{"cancel", "ids of jobs"},
+		{"cancel 1 --dry-run", "not both"},
+		{"discard --queue apples", "--state"},
+		{"discard --queue apples --state set_aside", "--yes"},
+		{"move 1", "--to"},
+		{"move --queue apples --to apples", "the same"},
+		{"move 1 --to pears/gob", "leave out /gob"},
+		{"purge", "arg(s)"},
+		{"purge apples", "--state"},
+		{"purge apples --state running --yes", "left alone"},
+		{"purge apples --state set_aside", "--yes"},
+		{"pause", "arg(s)"},
+		{"pause apples --until yesterday", "5m, 1h or 2d"},
+		{"pause apples/gob", "leave out /gob"},
+		{"resume", "arg(s)"},
+		{"queues --count-to 0", "whole number from 1"},
+		{"dispatchers extra", "extra"},
 		{"version extra", "extra"},
 		{"demo a b", "arg(s)"},
 	} {
@@ -214,6 +244,10 @@ func TestWrongNamesAndDataExitWith2(t *testing.T) {
 		{"empty queue name", []string{"get", ""}, "queue name"},
 		{"empty queue to work on", []string{"work", "", "--", "true"}, "queue name"},
 		{"empty queue to count", []string{"stats", ""}, "queue name"},
+		{"empty queue to look at", []string{"queues", ""}, "queue name"},
+		{"empty queue to purge", []string{"purge", "", "--state", "waiting", "--yes"}, "queue name"},
+		{"empty queue to pause", []string{"pause", ""}, "queue name"},
+		{"a cursor that is none", []string{"ls", "--after", "nonsense"}, "cursor"},
 		{"long queue name", []string{"put", strings.Repeat("x", 201), "1"}, "201 bytes"},
 		{"unknown codec", []string{"put", "apples/xml", "1"}, "gob, json"},
 		{"schema", []string{"get", "apples", "--schema", "a b"}, "letters, digits"},
@@ -235,6 +269,7 @@ func TestWrongNamesAndDataExitWith2(t *testing.T) {
 func TestADatabaseOutOfReachExitsWith3(t *testing.T) {
 	for _, command := range []string{
 		"migrate up", "migrate status", "put apples 1", "get apples", "get apples --timeout forever", "stats", "work apples -- true",
+		"ls", "show 1", "retry 1", "purge apples --state waiting --yes", "pause apples", "queues", "dispatchers",
 	} {
 		t.Run(command, func(t *testing.T) {
 			r := cli("", append([]string{"--database-url", "postgres://user:canary@127.0.0.1:1/app"}, strings.Fields(command)...)...)
@@ -254,7 +289,8 @@ func TestADirectAddressOutOfReachExitsWith3(t *testing.T) {
 
 func TestAnUnmigratedDatabaseExitsWith1AndTheRemedy(t *testing.T) {
 	url := pgtest.Database(t)
-	for _, command := range []string{"put apples 1", "get apples", "stats", "work apples -- true"} {
+	for _, command := range []string{"put apples 1", "get apples", "stats", "work apples -- true",
+		"ls", "show 1", "retry 1", "cancel --queue apples", "pause apples", "resume apples", "queues", "dispatchers"} {
 		t.Run(command, func(t *testing.T) {
 			cli("", append([]string{"--database-url", url}, strings.Fields(command)...)...).
 				failsWith(t, exitFailed, "pq-dispatch migrate up")
@@ -271,17 +307,24 @@ func TestANewerSchemaExitsWith1(t *testing.T) {
 	d.run("migrate", "up").failsWith(t, exitFailed, "99", "update this program")
 }
 
-func TestAWrongPasswordOrDatabaseExitsWith1(t *testing.T) {
+func TestAWrongUserPasswordOrDatabaseExitsWith2(t *testing.T) {
 	config, err := pgx.ParseConfig(pgtest.Database(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := func(password, database string) string {
-		return fmt.Sprintf("postgres://%s:%s@%s:%d/%s", config.User, url.QueryEscape(password), config.Host, config.Port, database)
+	address := func(user, password, database string) string {
+		return fmt.Sprintf("postgres://%s:%s@%s:%d/%s", user, url.QueryEscape(password), config.Host, config.Port, database)
 	}
-	r := cli("", "stats", "--database-url", address("canary", config.Database))
-	r.failsWith(t, exitFailed, "password authentication failed")
-	cli("", "stats", "--database-url", address(config.Password, "nowhere")).failsWith(t, exitFailed, `database "nowhere" does not exist`)
+	for what, address := range map[string]string{
+		"password authentication failed":    address(config.User, "canary", config.Database),
+		`user "nobody"`:                     address("nobody", "canary", config.Database),
+		`database "nowhere" does not exist`: address(config.User, config.Password, "nowhere"),
+	} {
+		for _, command := range []string{"stats", "put apples 1", "work apples -- true"} {
+			cli("", append([]string{"--database-url", address}, strings.Fields(command)...)...).
+				failsWith(t, exitUsage, what, "they are from --database-url")
+		}
+	}
 }
 
 func TestAPasswordIsNeverShown(t *testing.T) {
@@ -357,8 +400,8 @@ func TestHelpIsDataAndSucceeds(t *testing.T) {
 
 func TestVersionNamesTheBuild(t *testing.T) {
 	wants(t, "version --json", regexp.MustCompile(`"(version|revision|go)":"[^"]*"`).ReplaceAllString(cli("", "version", "--json").stdout, `"$1":"X"`),
-		`{"version":"X","revision":"X","go":"X","schema_version":3}`+"\n")
-	contains(t, "version", cli("", "version").stdout, "schema version 3")
+		`{"version":"X","revision":"X","go":"X","schema_version":4}`+"\n")
+	contains(t, "version", cli("", "version").stdout, "schema version 4")
 }
 
 func TestTheProgramLinksNoTestCode(t *testing.T) {

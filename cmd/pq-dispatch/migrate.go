@@ -74,7 +74,7 @@ all its jobs. Stop the programs that use it first.`,
 		Example: `  pq-dispatch migrate down --to 0 --yes`,
 		Args:    cobra.NoArgs,
 	}
-	cmd.Flags().IntVar(&to, "to", -1, "`version` to go back to; 0 removes the table with all its jobs")
+	cmd.Flags().IntVar(&to, "to", 0, "`version` to go back to (required); 0 removes the table with all its jobs")
 	cmd.Flags().BoolVar(&yes, "yes", false, "yes, this is meant")
 	cmd.RunE = a.withStore(func(ctx context.Context, jobs *store.Store, _ []string) error {
 		switch {

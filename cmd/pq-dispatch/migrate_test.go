@@ -34,21 +34,24 @@ func TestMigrateGoesUpAndDownAndTellsWhereItIs(t *testing.T) {
 		t.Helper()
 		wants(t, "status", masked(do(exitOK, "status", "--json").stdout), want+"\n")
 	}
-	const empty = `{"table":"\"public\".\"queue\"","version":0,"latest":3,"migrations":[{"version":1,"name":"schema","applied_at":null},{"version":2,"name":"functions","applied_at":null},{"version":3,"name":"triggers","applied_at":null}]}`
-	const one = `{"table":"\"public\".\"queue\"","version":1,"latest":3,"migrations":[{"version":1,"name":"schema","applied_at":"TIME"},{"version":2,"name":"functions","applied_at":null},{"version":3,"name":"triggers","applied_at":null}]}`
-	const full = `{"table":"\"public\".\"queue\"","version":3,"latest":3,"migrations":[{"version":1,"name":"schema","applied_at":"TIME"},{"version":2,"name":"functions","applied_at":"TIME"},{"version":3,"name":"triggers","applied_at":"TIME"}]}`
+	const empty = `{"table":"\"public\".\"queue\"","version":0,"latest":4,"migrations":[{"version":1,"name":"schema","applied_at":null},{"version":2,"name":"functions","applied_at":null},{"version":3,"name":"triggers","applied_at":null},{"version":4,"name":"operations","applied_at":null}]}`
+	const one = `{"table":"\"public\".\"queue\"","version":1,"latest":4,"migrations":[{"version":1,"name":"schema","applied_at":"TIME"},{"version":2,"name":"functions","applied_at":null},{"version":3,"name":"triggers","applied_at":null},{"version":4,"name":"operations","applied_at":null}]}`
+	const full = `{"table":"\"public\".\"queue\"","version":4,"latest":4,"migrations":[{"version":1,"name":"schema","applied_at":"TIME"},{"version":2,"name":"functions","applied_at":"TIME"},{"version":3,"name":"triggers","applied_at":"TIME"},{"version":4,"name":"operations","applied_at":"TIME"}]}`
 	status(empty)
 	do(exitOK, "up", "--to", "1")
 	status(one)
-	contains(t, "table", do(exitOK, "status").stdout, "3        triggers   pending")
+	contains(t, "table", do(exitOK, "status").stdout, "3        triggers    pending")
 	do(exitUsage, "down", "--to", "2", "--yes")
-	contains(t, "message", do(exitOK, "up").stderr, `"public"."queue" is at version 3`)
+	contains(t, "message", do(exitOK, "up").stderr, `"public"."queue" is at version 4`)
 	status(full)
 	do(exitOK, "up")
 	do(exitUsage, "up", "--to", "1")
 	do(exitUsage, "up", "--to", "0")
-	do(exitUsage, "up", "--to", "4")
+	do(exitUsage, "up", "--to", "5")
 	do(exitUsage, "down", "--to", "0")
+	if help := cli("", "migrate", "down", "--help").stdout; regexp.MustCompile(`--to version.*default`).MatchString(help) {
+		t.Errorf("help of down: got %q, want no default for a flag that has to be given", help)
+	}
 	status(full)
 	do(exitOK, "down", "--to", "1", "--yes")
 	status(one)
@@ -96,8 +99,8 @@ func TestThePrintedScriptDoesWhatMigrateDoes(t *testing.T) {
 		return v
 	}
 	execute(printed())
-	if got := version(); got.Version != 3 {
-		t.Fatalf("version after up: got %d, want 3", got.Version)
+	if got := version(); got.Version != 4 {
+		t.Fatalf("version after up: got %d, want 4", got.Version)
 	}
 	wants(t, "id", cli("", "--database-url", url, "put", "apples", "1").stdout, "1\n")
 	execute(printed("--direction", "down"))
@@ -121,8 +124,8 @@ func TestThePrintedScriptDoesWhatMigrateDoes(t *testing.T) {
 		}
 		plain := regexp.MustCompile(marks.lines)
 		execute("begin;" + plain.ReplaceAllString(before, "") + "commit")
-		if got := version(); got.Version != 3 {
-			t.Errorf("version after %s up: got %d, want 3", format, got.Version)
+		if got := version(); got.Version != 4 {
+			t.Errorf("version after %s up: got %d, want 4", format, got.Version)
 		}
 		execute("begin;" + plain.ReplaceAllString(after, "") + "commit")
 		if got := version(); got.Version != 0 {

@@ -51,7 +51,7 @@ and then the one put first. A time is absolute, such as 2030-01-02T15:04:05Z, or
   pq-dispatch put apples '{"kind": "Cox"}' --schedule-at 5m --max-attempts 3
   jq -c '.[]' apples.json | pq-dispatch put apples --jsonl`,
 		Args:              cobra.RangeArgs(1, 2),
-		ValidArgsFunction: cobra.NoFileCompletions,
+		ValidArgsFunction: a.completeFirstQueue,
 	}
 	cmd.Flags().StringVar(&f.file, "file", "", "read the data from this `path`; - is standard input")
 	cmd.Flags().BoolVar(&f.jsonl, "jsonl", false, "put a job for each line of the input, all or none")

@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
-	"time"
 	"unicode"
 
 	"github.com/spf13/cobra"
@@ -21,7 +20,8 @@ func (a *app) statsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "stats [QUEUE]",
 		Short: "Count the jobs by queue and state",
-		Long: `Counts the jobs of every queue that has any, or of one queue. It reads the whole table.
+		Long: `Counts the jobs of every queue that has any, or of one queue. It counts all of them and so reads the whole table;
+'queues' is quick, and shows what is paused.
 
 ready      due, and not running
 scheduled  due later
@@ -32,7 +32,7 @@ oldest     how long the ready job that waits longest has been due`,
 		Example: `  pq-dispatch stats
   pq-dispatch stats apples --json`,
 		Args:              cobra.MaximumNArgs(1),
-		ValidArgsFunction: cobra.NoFileCompletions,
+		ValidArgsFunction: a.completeFirstQueue,
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON array with an object a queue")
 	cmd.RunE = a.withStore(func(ctx context.Context, jobs *store.Store, args []string) error {
@@ -40,18 +40,21 @@ oldest     how long the ready job that waits longest has been due`,
 		if err != nil {
 			return err
 		}
+		if len(args) > 0 && all[0] == (store.Counts{Queue: all[0].Queue}) {
+			a.say("no job is in a queue %s; 'pq-dispatch queues' lists those that have one", cell(all[0].Queue))
+		}
 		if asJSON {
 			lines := make([]countsJSON, len(all))
 			for i, c := range all {
-				lines[i] = countsJSON{c.Queue, c.Ready, c.Scheduled, c.Running, c.SetAside, c.Taken, c.Oldest.Seconds()}
+				lines[i] = countsOf(c)
 			}
 			return printJSON(a.stdout, lines)
 		}
 		table := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
 		fmt.Fprintln(table, "QUEUE\tREADY\tSCHEDULED\tRUNNING\tSET ASIDE\tTAKEN\tOLDEST")
 		for _, c := range all {
-			fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%d\t%d\t%v\n",
-				cell(c.Queue), c.Ready, c.Scheduled, c.Running, c.SetAside, c.Taken, c.Oldest.Round(time.Millisecond))
+			fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%d\t%d\t%s\n",
+				cell(c.Queue), c.Ready, c.Scheduled, c.Running, c.SetAside, c.Taken, oldestReady(c))
 		}
 		return table.Flush()
 	})
@@ -71,13 +74,21 @@ func counts(ctx context.Context, jobs *store.Store, args []string) ([]store.Coun
 }
 
 type countsJSON struct {
-	Queue     string  `json:"queue"`
-	Ready     int     `json:"ready"`
-	Scheduled int     `json:"scheduled"`
-	Running   int     `json:"running"`
-	SetAside  int     `json:"set_aside"`
-	Taken     int     `json:"taken"`
-	Oldest    float64 `json:"oldest_seconds"`
+	Queue     string   `json:"queue"`
+	Ready     int      `json:"ready"`
+	Scheduled int      `json:"scheduled"`
+	Running   int      `json:"running"`
+	SetAside  int      `json:"set_aside"`
+	Taken     int      `json:"taken"`
+	Oldest    *float64 `json:"oldest_seconds"` // null: none is ready
+}
+
+func countsOf(c store.Counts) countsJSON {
+	out := countsJSON{c.Queue, c.Ready, c.Scheduled, c.Running, c.SetAside, c.Taken, nil}
+	if c.Ready > 0 {
+		out.Oldest = new(c.Oldest.Seconds())
+	}
+	return out
 }
 
 // cell quotes a name that would not stay in its cell, or bring control characters to the terminal.
