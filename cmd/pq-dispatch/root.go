@@ -71,7 +71,8 @@ the environment or in ~/.pgpass: other users of the machine can read the command
 
 Data goes to standard output, everything else to standard error.
 
-Exit codes: 0 done; 1 failed; 2 wrong flags, arguments or data; 3 the database cannot be reached;
+Exit codes: 0 done; 1 failed; 2 wrong flags, arguments or data, or a user, password or database that the
+server does not know; 3 the database cannot be reached; 4 there is no job to get or show;
 128 and the signal's number when a signal has cut the command off. The first SIGINT or SIGTERM ends a
 command in order, the second at once.`,
 		Example: `  export PQ_DISPATCH_DATABASE_URL=postgres://user:password@localhost/app
@@ -93,6 +94,9 @@ command in order, the second at once.`,
 
 	root.AddCommand(
 		a.migrateCommand(), a.putCommand(), a.getCommand(), a.workCommand(), a.statsCommand(),
+		a.configCommand(),
+		a.lsCommand(), a.showCommand(), a.retryCommand(), a.cancelCommand(), a.discardCommand(), a.moveCommand(), a.purgeCommand(),
+		a.pauseCommand(), a.resumeCommand(), a.queuesCommand(), a.dispatchersCommand(),
 		a.demoCommand(), a.demoProcessCommand(), a.benchCommand(), a.benchProcessCommand(), a.versionCommand(),
 	)
 	return root
