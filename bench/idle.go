@@ -16,59 +16,76 @@ const (
 )
 
 // idle has dispatchers wait and counts the server's transactions, which are their statements, for none
-// of these is in a transaction with another. In a given database others may add theirs, and everywhere
-// autovacuum.
+// of these is in a transaction with another. Those that there are without dispatchers, autovacuum's, are the
+// floor. In a given database others may add theirs.
 func idle(ctx context.Context, h *harness) error {
 	h.atMost("statements_per_second_and_process", 0.2)
 	h.atMost("cpu_percent", 0.2)
 	if err := h.prepare(ctx, "enable"); err != nil {
 		return err
 	}
+	floor, err := h.atRest(ctx, "without dispatchers")
+	if err != nil {
+		return err
+	}
+	h.floor("statements_per_second", floor.statements)
+	h.floor("server_cpu_percent", floor.cpu)
 	s := settings{Queues: []string{}}
 	for i := range idleQueues - 1 { // one more is that of its first job
 		s.Queues = append(s.Queues, fmt.Sprintf("idle %d", i))
 	}
 	return h.with(ctx, idleProcesses, s, func(f *fleet) error {
 		// The statistics of a session are told when it has been idle for a while: up to ten seconds.
-		rest := min(11*time.Second, h.scale.Duration)
-		if err := h.wait(ctx, "coming to rest", rest); err != nil {
-			return err
-		}
-		// One connection for both readings, so that we know what is ours.
-		conn, err := h.pool.Acquire(ctx)
-		if err != nil {
-			return err
-		}
-		defer conn.Release()
-		used, err := h.usage(ctx)
-		if err != nil {
-			return err
-		}
-		before, err := transactions(ctx, conn.Conn())
-		if err != nil {
+		if err := h.wait(ctx, "coming to rest", min(11*time.Second, h.scale.Duration)); err != nil {
 			return err
 		}
 		start, cpu := time.Now(), f.cpu()
-		if err := h.wait(ctx, "idle", h.scale.Duration); err != nil {
-			return err
-		}
-		seconds := time.Since(start).Seconds()
-		cpu = f.cpu() - cpu
-		after, err := transactions(ctx, conn.Conn())
+		used, err := h.atRest(ctx, "idle")
 		if err != nil {
 			return err
 		}
-		usedAfter, err := h.usage(ctx)
-		if err != nil {
-			return err
-		}
-		used = usedAfter.since(used)
-		h.figure("statements_per_second_and_process", max(0, after-before-ownTransactions)/seconds/idleProcesses)
-		h.figure("cpu_percent", cpu/seconds/idleProcesses*100)
-		h.figure("server_cpu_percent", used.cpu/seconds*100)
-		h.figure("wal_bytes_per_second", used.wal/seconds)
+		h.figure("statements_per_second_and_process", max(0, used.statements-floor.statements)/idleProcesses)
+		h.figure("cpu_percent", (f.cpu()-cpu)/time.Since(start).Seconds()/idleProcesses*100)
+		h.figure("server_cpu_percent", used.cpu)
+		h.figure("wal_bytes_per_second", used.wal)
 		return nil
 	})
+}
+
+// rates are what the server does a second.
+type rates struct{ statements, cpu, wal float64 }
+
+// atRest is what the server does while the benchmark's duration passes. cpu is in percent of one.
+func (h *harness) atRest(ctx context.Context, what string) (r rates, err error) {
+	// One connection for both readings, so that we know what is ours.
+	conn, err := h.pool.Acquire(ctx)
+	if err != nil {
+		return r, err
+	}
+	defer conn.Release()
+	used, err := h.usage(ctx)
+	if err != nil {
+		return r, err
+	}
+	before, err := transactions(ctx, conn.Conn())
+	if err != nil {
+		return r, err
+	}
+	start := time.Now()
+	if err := h.wait(ctx, what, h.scale.Duration); err != nil {
+		return r, err
+	}
+	seconds := time.Since(start).Seconds()
+	after, err := transactions(ctx, conn.Conn())
+	if err != nil {
+		return r, err
+	}
+	usedAfter, err := h.usage(ctx)
+	if err != nil {
+		return r, err
+	}
+	used = usedAfter.since(used)
+	return rates{max(0, after-before-ownTransactions) / seconds, used.cpu / seconds * 100, used.wal / seconds}, nil
 }
 
 // ownTransactions are those of two readings: the first one's query, the second one's flush.

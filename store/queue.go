@@ -121,8 +121,11 @@ func (q *Queue) copy(ctx context.Context, tx pgx.Tx, d draft, chunk [][]byte, id
 		return ids, nil
 	}
 	rows, err := tx.Query(ctx, `
-		select nextval(pg_get_serial_sequence($1, 'id')), clock_timestamp()
-		from generate_series(1, $2)`, q.store.Table(), len(chunk))
+		with this as materialized (
+		  select pg_get_serial_sequence($1, 'id')::regclass as sequence, clock_timestamp() as now
+		)
+		select nextval(sequence), now
+		from this, generate_series(1, $2)`, q.store.Table(), len(chunk))
 	if err != nil {
 		return nil, err
 	}
@@ -135,12 +138,14 @@ func (q *Queue) copy(ctx context.Context, tx pgx.Tx, d draft, chunk [][]byte, id
 	}); err != nil {
 		return nil, err
 	}
-	schedule, expected, metadata := d.schedule.resolve(now), d.expected.resolve(now), d.metadataJSON()
+	names, values := d.columns(now)
+	line := append([]any{nil, q.name, nil}, values...)
 	_, err = tx.CopyFrom(ctx,
 		q.store.names.Identifier(),
-		[]string{"id", "q_name", "data", "schedule_at", "expected_at", "task", "max_attempts", "metadata"},
+		append([]string{"id", "q_name", "data"}, names...),
 		pgx.CopyFromSlice(len(chunk), func(i int) ([]any, error) {
-			return []any{fresh[i], q.name, chunk[i], schedule, expected, d.task, d.maxAttempts, metadata}, nil
+			line[0], line[2] = fresh[i], chunk[i]
+			return line, nil
 		}))
 	return append(ids, fresh...), err
 }
