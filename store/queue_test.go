@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"runtime"
 	"slices"
 	"strings"
@@ -331,5 +332,20 @@ func TestCodecs(t *testing.T) {
 	put(t, jobs.Queue("a/b/gob"), 1) // only the last part is the codec
 	if got := one[string](t, pool, `select q_name from queue`); got != "a/b" {
 		t.Errorf("got the queue %q, want a/b", got)
+	}
+}
+
+func TestMetadataIsKeptBesideTheTraceContext(t *testing.T) {
+	_, jobs := open(t)
+	apples := jobs.Queue("apples")
+	tags := map[string]string{"tenant": "a", "": "é\n"}
+	put(t, apples, 1, store.Metadata(tags))
+	if job := get(t, apples); !maps.Equal(job.Metadata, tags) {
+		t.Errorf("got %v, want %v", job.Metadata, tags)
+	}
+	for _, bad := range []string{"\x00", "\xff"} {
+		if _, err := apples.Put(t.Context(), 1, store.Metadata(map[string]string{"a": bad})); !errors.Is(err, store.ErrData) {
+			t.Errorf("%q: got %v, want an error that matches ErrData", bad, err)
+		}
 	}
 }

@@ -3,6 +3,7 @@ package store
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"time"
 )
 
@@ -40,6 +41,25 @@ func MaxAttempts(n int) PutOption {
 			return fmt.Errorf("MaxAttempts is %d; it must be at least 1", n)
 		}
 		d.maxAttempts = &n
+		return nil
+	}
+}
+
+// Metadata is kept with the job and given to its handler in [Job.Metadata]: tags of your own, such as the tenant.
+// The trace context of the put is added to them.
+func Metadata(tags map[string]string) PutOption {
+	return func(d *draft) error {
+		data, err := json.Marshal(tags)
+		if err == nil {
+			_, err = checkJSON(data)
+		}
+		if err == nil {
+			err = checkValue(tags, data)
+		}
+		if err != nil {
+			return fmt.Errorf("metadata: %w", err)
+		}
+		d.metadata = maps.Clone(tags)
 		return nil
 	}
 }

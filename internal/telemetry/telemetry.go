@@ -8,6 +8,7 @@ package telemetry
 
 import (
 	"context"
+	"maps"
 	"strconv"
 	"sync"
 	"time"
@@ -81,7 +82,11 @@ func Put(ctx context.Context, queue string, metadata *map[string]string) (contex
 	if span.SpanContext().IsValid() {
 		carrier := propagation.MapCarrier{}
 		propagator.Inject(ctx, carrier)
-		*metadata = carrier
+		if *metadata == nil {
+			*metadata = carrier
+		} else {
+			maps.Copy(*metadata, carrier) // the draft's own copy
+		}
 	}
 	return ctx, func(ids []int64, err error) {
 		switch {
