@@ -39,7 +39,7 @@ func main() {
 }
 
 // run executes one command line and returns its exit code. The first SIGINT or SIGTERM ends the
-// command in order, the second at once.
+// command in order, the second at once: of one that has more to do then than to be gone, the third.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
@@ -48,6 +48,9 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	defer cancel(nil)
 
 	a := newApp(stdin, stdout, stderr)
+	var hurryUp context.CancelFunc
+	a.hurry, hurryUp = context.WithCancel(context.Background())
+	defer hurryUp()
 	code := make(chan int, 1)
 	go func() { code <- a.execute(ctx, args) }()
 	for {
@@ -56,11 +59,15 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 			return code
 		case s := <-signals:
 			reason := &interrupted{s}
-			if ctx.Err() != nil {
+			switch {
+			case ctx.Err() == nil:
+				cancel(reason)
+			case a.hurries.Load() && a.hurry.Err() == nil:
+				hurryUp()
+			default:
 				a.children.killAll()
 				return reason.exitCode()
 			}
-			cancel(reason)
 		}
 	}
 }
@@ -79,7 +86,7 @@ func (a *app) execute(ctx context.Context, args []string) int {
 		return reason.exitCode()
 	}
 	text := oneLine(err.Error())
-	for _, prefix := range []string{"dispatcher: ", "demo: ", "store: "} {
+	for _, prefix := range []string{"daemon: ", "dispatcher: ", "demo: ", "store: "} {
 		text = strings.TrimPrefix(text, prefix)
 	}
 	_, wrongUse := errors.AsType[*usageError](err)

@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -38,6 +39,9 @@ type app struct {
 	terminal       bool      // stderr is one
 	running        bool      // flags and arguments were fine, the command itself runs
 	children       *children // the commands that work runs
+
+	hurries atomic.Bool     // the command sees to the second signal itself
+	hurry   context.Context // which ends this one
 
 	databaseURL, directURL string // the flags
 	schema, table          string
@@ -94,9 +98,9 @@ command in order, the second at once.`,
 
 	root.AddCommand(
 		a.migrateCommand(), a.putCommand(), a.getCommand(), a.workCommand(), a.statsCommand(),
-		a.configCommand(),
+		a.runCommand(), a.configCommand(), a.healthcheckCommand(),
 		a.lsCommand(), a.showCommand(), a.retryCommand(), a.cancelCommand(), a.discardCommand(), a.moveCommand(), a.purgeCommand(),
-		a.pauseCommand(), a.resumeCommand(), a.queuesCommand(), a.dispatchersCommand(),
+		a.pauseCommand(), a.resumeCommand(), a.queuesCommand(), a.dispatchersCommand(), a.topCommand(), a.doctorCommand(), a.manCommand(),
 		a.demoCommand(), a.demoProcessCommand(), a.benchCommand(), a.benchProcessCommand(), a.versionCommand(),
 	)
 	return root
@@ -138,15 +142,18 @@ func (a *app) open(ctx context.Context) (*pgxpool.Pool, *store.Store, error) {
 		setting{os.Getenv(envAnyURL), "$" + envAnyURL},
 		setting{"", "PostgreSQL's own variables, PGHOST and so on; or use --database-url"},
 	)
+	var direct string
+	direct, a.directSource = firstSet(setting{a.directURL, "--direct-url"}, setting{os.Getenv(envDirectURL), "$" + envDirectURL}, setting{"", a.source})
+	return a.openAt(ctx, address, direct, store.Options{Schema: a.schema, Table: a.table})
+}
+
+// openAt does so with these addresses, which are from a.source and a.directSource.
+func (a *app) openAt(ctx context.Context, address, direct string, o store.Options) (*pgxpool.Pool, *store.Store, error) {
 	config, err := pgxpool.ParseConfig(address)
 	if err != nil {
 		return nil, nil, badAddress(a.source, err)
 	}
 	adjust(config.ConnConfig)
-
-	o := store.Options{Schema: a.schema, Table: a.table}
-	var direct string
-	direct, a.directSource = firstSet(setting{a.directURL, "--direct-url"}, setting{os.Getenv(envDirectURL), "$" + envDirectURL}, setting{"", a.source})
 	if direct != "" {
 		config, err := pgx.ParseConfig(direct)
 		if err != nil {

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pq-dispatch/pq-dispatch/dispatcher"
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
 
@@ -24,10 +25,10 @@ const (
 	freshTime = 2 * time.Second
 )
 
-// Dispatcher is a dispatcher that can be asked how it is. Its loop answers, so that an answer shows that it
+// Dispatcher can be asked how it is: a [dispatcher.Dispatcher]. Its loop answers, so that an answer shows that it
 // is not stuck; an error says that none came before ctx ended, or that the dispatcher does not run.
 type Dispatcher interface {
-	State(ctx context.Context) (listening, holding bool, err error)
+	State(ctx context.Context) (dispatcher.State, error)
 }
 
 // Database is asked whether it can be reached and has a schema that this build works with: a [store.Store].
@@ -87,7 +88,7 @@ func (h *Health) Alive(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
-	_, _, err := h.dispatcher.State(ctx)
+	_, err := h.dispatcher.State(ctx)
 	return err
 }
 
@@ -131,9 +132,9 @@ func (h *Health) examine(ctx context.Context) report {
 	defer cancel()
 	var asking sync.WaitGroup
 	var fromDatabase, fromLoop error
-	var listening, holding bool
+	var state dispatcher.State
 	asking.Go(func() { fromDatabase = h.database.CheckSchema(ctx) })
-	asking.Go(func() { listening, holding, fromLoop = h.dispatcher.State(ctx) })
+	asking.Go(func() { state, fromLoop = h.dispatcher.State(ctx) })
 	asking.Wait()
 
 	database, schema := verdict(fromDatabase == nil, "cannot be reached within 1 s"), check{OK: true}
@@ -147,8 +148,8 @@ func (h *Health) examine(ctx context.Context) report {
 		"database":     database,
 		"schema":       schema,
 		"dispatcher":   verdict(fromLoop == nil, "its loop does not answer"),
-		"listener":     verdict(fromLoop == nil && listening, "the connection that listens is not up; it reconnects by itself"),
-		"lock_session": verdict(fromLoop == nil && holding, "the connection that holds the locks is not up; it reconnects by itself"),
+		"listener":     verdict(fromLoop == nil && state.Listening, "the connection that listens is not up; it reconnects by itself"),
+		"lock_session": verdict(fromLoop == nil && state.Holding, "the connection that holds the locks is not up; it reconnects by itself"),
 	}}
 	found.Ready = true
 	for _, c := range found.Checks {

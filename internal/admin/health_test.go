@@ -18,6 +18,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/pq-dispatch/pq-dispatch/dispatcher"
 	"github.com/pq-dispatch/pq-dispatch/internal/devpg/pgtest"
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
@@ -39,12 +40,12 @@ func newLoop() *loop {
 	return l
 }
 
-func (l *loop) State(ctx context.Context) (listening, holding bool, err error) {
+func (l *loop) State(ctx context.Context) (dispatcher.State, error) {
 	if l.stuck.Load() {
 		<-ctx.Done()
-		return true, true, ctx.Err()
+		return dispatcher.State{}, ctx.Err()
 	}
-	return l.listening.Load(), l.holding.Load(), nil
+	return dispatcher.State{Listening: l.listening.Load(), Holding: l.holding.Load()}, nil
 }
 
 // database answers with an error, or without one, or not at all.

@@ -33,7 +33,7 @@ type Config struct {
 	Database    Database          `key:"database" doc:"The database, and the queue table in it." restart:"true"`
 	Concurrency int               `key:"concurrency" doc:"Handlers at once in this process." default:"100" range:"1..100000"`
 	Grace       time.Duration     `key:"grace" doc:"How long running handlers may go on after SIGTERM." default:"30s" range:"0s..24h"`
-	Sweep       time.Duration     `key:"sweep" doc:"How often all queues are looked at, whatever was notified." default:"10s" range:"100ms..1h" restart:"true"`
+	Sweep       time.Duration     `key:"sweep" doc:"How often all queues are looked at, whatever was notified." default:"10s" range:"100ms..1h"`
 	Log         Log               `key:"log" doc:"The log, on standard error."`
 	HTTP        Listener          `key:"http" doc:"One listener for probes, metrics, profiles and the API."`
 	Queue       Defaults          `key:"queue" doc:"What holds for each queue that does not say otherwise."`
@@ -94,7 +94,7 @@ type Retry struct {
 
 // Policy is the retry policy that r describes.
 func (r Retry) Policy() retry.Policy {
-	if r.Kind == "fixed" {
+	if r.Kind == "fixed" || r.Delay == 0 { // no growth makes it more
 		return retry.Fixed(r.Delay)
 	}
 	e := retry.Exponential{Initial: r.Delay, Max: r.Max, Factor: r.Factor, Jitter: r.Jitter}
@@ -156,7 +156,7 @@ type Exec struct {
 	Env       Env           `key:"env" doc:"Variables of its environment."`
 	Inherit   []string      `key:"inherit" doc:"Names of variables that it gets from the daemon's own environment." default:"[PATH, HOME]"`
 	KillAfter time.Duration `key:"kill_after" doc:"Time from SIGTERM to SIGKILL when it has to end." default:"10s" range:"0s..1h"`
-	MaxOutput Size          `key:"max_output" doc:"How much of its standard output is kept." default:"64KiB" range:"0B..64MiB"`
+	MaxOutput Size          `key:"max_output" doc:"How much of its standard output is kept." default:"64KiB" range:"1B..64MiB"`
 }
 
 // Worker hands jobs to programs that keep running.

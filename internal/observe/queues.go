@@ -14,6 +14,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
+	"github.com/pq-dispatch/pq-dispatch/dispatcher"
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
 
@@ -199,16 +200,16 @@ func (t *Telemetry) ObserveQueues(db transactor, jobs *store.Store, queues func(
 const stateTime = time.Second
 
 // ObserveDispatcher adds gauges of whether a dispatcher's two sessions are up. The function asks its loop.
-func (t *Telemetry) ObserveDispatcher(state func(ctx context.Context) (listening, holding bool, err error)) error {
+func (t *Telemetry) ObserveDispatcher(state func(ctx context.Context) (dispatcher.State, error)) error {
 	up, _ := t.meter.Int64ObservableGauge("pq_dispatch.session.up",
 		metric.WithDescription("Whether the dispatcher has the session that listens, and the one that holds its locks."))
 	session := attribute.Key("pq_dispatch.session")
 	_, err := t.meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
 		ctx, cancel := context.WithTimeout(ctx, stateTime)
 		defer cancel()
-		listening, holding, err := state(ctx)
-		o.ObserveInt64(up, number(listening && err == nil), metric.WithAttributes(session.String("listen")))
-		o.ObserveInt64(up, number(holding && err == nil), metric.WithAttributes(session.String("locks")))
+		now, err := state(ctx)
+		o.ObserveInt64(up, number(now.Listening && err == nil), metric.WithAttributes(session.String("listen")))
+		o.ObserveInt64(up, number(now.Holding && err == nil), metric.WithAttributes(session.String("locks")))
 		return nil // what is down is said
 	}, up)
 	return wrap("add the dispatcher to", err)

@@ -226,11 +226,11 @@ func TestTheSessionsOfADispatcherAreUpOrDown(t *testing.T) {
 	}
 	for name, test := range tests {
 		tel := private(t)
-		err := tel.ObserveDispatcher(func(ctx context.Context) (listening, holding bool, err error) {
+		err := tel.ObserveDispatcher(func(ctx context.Context) (dispatcher.State, error) {
 			if _, bounded := ctx.Deadline(); !bounded {
 				t.Errorf("%s: got a question without a bound", name)
 			}
-			return test.listening, test.holding, test.err
+			return dispatcher.State{Listening: test.listening, Holding: test.holding}, test.err
 		})
 		if err != nil {
 			t.Fatal(err)
