@@ -43,6 +43,9 @@ func (d *Dispatcher) State(ctx context.Context) (s State, err error) {
 // Running handlers go on. Of a queue that next does not know, no more jobs are claimed, and those
 // that wait are handed back.
 func (d *Dispatcher) Adopt(ctx context.Context, next *Dispatcher) error {
+	if next.started {
+		return fmt.Errorf("dispatcher: %w: it has been started, or adopted, already: make another one with New", ErrConfig)
+	}
 	if err := next.configure(); err != nil {
 		return err
 	}
@@ -65,6 +68,7 @@ func (d *Dispatcher) command(ctx context.Context, f func(*loop)) error {
 
 func (l *loop) adopt(next *Dispatcher) {
 	d := l.d
+	next.started = true
 	l.slots.resize(next.options.Concurrency - d.options.Concurrency)
 	logger := d.options.Logger
 	d.options = next.options
@@ -87,9 +91,12 @@ func (l *loop) adopt(next *Dispatcher) {
 		fresh := next.queues[name]
 		if i := slices.IndexFunc(l.queues, func(q *queue) bool { return q.name == name }); i >= 0 {
 			l.slots.resizeLine(l.queues[i], fresh.how.Load().options.Concurrency)
-			l.queues[i].how.Store(fresh.how.Load())
-			l.queues[i].leaving = false
+			recoded := l.queues[i].how.Swap(fresh.how.Load()).spelling != fresh.how.Load().spelling
 			fresh = l.queues[i]
+			fresh.leaving = false
+			if recoded { // what waits is to be read by the old codec, and handled by who expects the new one
+				l.handBack(fresh, 0)
+			}
 		} else {
 			l.queues = append(l.queues, fresh)
 			l.slots.enter(fresh)
@@ -120,6 +127,7 @@ func (l *loop) cancel(id int64) {
 	for _, q := range l.queues {
 		if c := q.held[id]; c != nil {
 			c.ctx.get().cancel(ErrCancelled)
+			l.slots.skip(c)
 		}
 	}
 }
@@ -131,6 +139,7 @@ func (l *loop) obey(heard *hints) {
 	}
 	for q := range heard.paused {
 		l.handBack(q, 0)
+		q.halted = true
 		q.wanted = true // for the claim that finds it paused, and says until when
 	}
 }

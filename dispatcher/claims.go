@@ -5,6 +5,7 @@ package dispatcher
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/pq-dispatch/pq-dispatch/internal/telemetry"
@@ -32,14 +33,14 @@ func (l *loop) ask() {
 	l.saturate()
 	request := ask{claim: store.ClaimRequest{Release: l.release, Ended: l.ended, Unpark: l.unparked}}
 	if q, want := l.choose(); q != nil {
-		q.wanted = false
+		q.wanted, q.halted = false, false
 		request.queue = q
 		request.claim.Queue = q.how.Load().source
 		request.claim.Bytes = max(1, waitingBytes-l.slots.bytes())
 		request.claim.Want = want
-		request.claim.Park = q.parks()
 		request.asked = time.Now()
-		request.claim.After = q.place.next(request.asked)
+		request.claim.Park = q.parks(request.asked)
+		request.claim.After, request.claim.Upto = q.place.next(request.asked, request.claim.Park)
 		request.claim.Held = q.heldAfter(request.claim.After)
 		request.claim.Suspect = l.suspects == 0
 	}
@@ -57,7 +58,7 @@ func (l *loop) ask() {
 
 func (l *loop) sendSweep() {
 	l.sweep, l.swept = false, true
-	l.send(ask{sweep: l.queues})
+	l.send(ask{sweep: slices.Clone(l.queues)}) // which may be fewer when the answer comes
 }
 
 func (l *loop) send(request ask) {
@@ -125,7 +126,7 @@ func (l *loop) take(a answer) {
 	locked := len(claims.Jobs) + len(claims.Gone)
 	full := locked >= a.claim.Want || claims.More
 	q.place.advance(a, full)
-	l.repose(q, claims.Parking, locked, !full && a.claim.After == 0, now)
+	l.repose(q, claims.Parking, locked, looked{full: full, head: a.claim.After == 0}, now)
 	if claims.NextDue >= 0 {
 		l.expect(q, claims.NextDue)
 	}
@@ -139,8 +140,15 @@ func (l *loop) take(a answer) {
 	} else if len(claims.Gone) > 0 {
 		l.ended = append(l.ended, claims.Batch)
 	}
-	taken := make([]*claim, len(claims.Jobs))
-	for i, job := range claims.Jobs {
+	taken := make([]*claim, 0, len(claims.Jobs))
+	for _, job := range claims.Jobs {
+		if q.held[job.ID] != nil {
+			// Its row was changed, so that the claim came upon it where no held job was expected. Our own
+			// lock was granted a second time, and is given back once.
+			l.release = append(l.release, job.ID)
+			l.strike(claims.Batch)
+			continue
+		}
 		due := job.EnqueuedAt
 		if job.ScheduleAt.After(due) {
 			due = job.ScheduleAt
@@ -155,19 +163,19 @@ func (l *loop) take(a answer) {
 		}
 		c.ctx.Context = l.session.ctx
 		q.held[job.ID] = c
-		taken[i] = c
+		taken = append(taken, c)
 		if job.Suspect() {
 			l.suspects++
 		}
 	}
-	l.slots.add(q, taken)
-	switch {
-	case l.stopping:
-		l.getUp()
-		l.handBack(q, 0)
-	case q.leaving:
-		l.handBack(q, 0)
+	if l.stopping || q.leaving || q.halted || a.claim.Queue != q.how.Load().source {
+		// It was asked for before the queue was left, or paused, or its jobs were to be read otherwise.
+		q.asleep = false
+		l.unpark(q.bucket)
+		l.giveBack(q, taken)
+		return
 	}
+	l.slots.add(q, taken)
 }
 
 // survey takes the result of a sweep.
@@ -196,7 +204,7 @@ func (l *loop) survey(a answer) {
 // its attempt is counted could go on killing processes uncounted.
 func (l *loop) bury(dead []int32) {
 	for _, id := range dead {
-		if err := l.d.bury(l.inner, id); err != nil && l.inner.Err() == nil {
+		if err := l.d.bury(l.inner, id, 0); err != nil && l.inner.Err() == nil {
 			l.d.log.Warn("cannot bury a dead dispatcher; the next sweep tries again", "dispatcher", id, "error", err)
 		}
 	}
@@ -236,14 +244,14 @@ func (l *loop) shed() {
 	now := time.Now()
 	for _, q := range l.queues {
 		q.rate.measure(now, l.slots.worked(q))
-		free, waiting, _ := l.slots.spare(q)
-		keep := free + 2*q.prefetch(now)
+		free, waiting, busy := l.slots.spare(q)
+		keep := free + 2*q.prefetch(now, busy)
 		if over := l.locks - len(l.release) - l.session.budget; over > 0 {
 			keep = min(keep, max(0, waiting-over))
 		}
 		if waiting > keep && l.handBack(q, keep) {
 			q.wanted = true
-			q.place.after = 0
+			q.place.rewind()
 		}
 	}
 }

@@ -2,7 +2,6 @@ package dispatcher
 
 import (
 	"context"
-	"sync"
 	"sync/atomic"
 )
 
@@ -12,8 +11,7 @@ import (
 type jobContext struct {
 	context.Context // the session's
 
-	making sync.Mutex
-	own    atomic.Pointer[ownContext]
+	own atomic.Pointer[ownContext]
 }
 
 type ownContext struct {
@@ -25,15 +23,12 @@ func (c *jobContext) get() *ownContext {
 	if own := c.own.Load(); own != nil {
 		return own
 	}
-	c.making.Lock()
-	defer c.making.Unlock()
-	own := c.own.Load()
-	if own == nil {
-		ctx, cancel := context.WithCancelCause(c.Context)
-		own = &ownContext{ctx, cancel}
-		c.own.Store(own)
+	ctx, cancel := context.WithCancelCause(c.Context)
+	if own := (&ownContext{ctx, cancel}); c.own.CompareAndSwap(nil, own) {
+		return own
 	}
-	return own
+	cancel(nil) // another goroutine's was first
+	return c.own.Load()
 }
 
 func (c *jobContext) Done() <-chan struct{} { return c.get().Done() }
@@ -48,14 +43,24 @@ func (c *jobContext) Err() error {
 // Value is also how package context finds the cause of the end.
 func (c *jobContext) Value(key any) any {
 	if own := c.own.Load(); own != nil {
-		return own.Value(key)
+		if value := own.Value(key); value != nil {
+			return value
+		}
 	}
 	return c.Context.Value(key)
 }
 
-// end ends the context, if anyone has asked for it, when the handler has returned.
+// over stands in for the context of a job whose handler has returned and whose own nobody had asked for: who
+// asks later is to find it ended as well.
+var over = func() *ownContext {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	cancel(nil)
+	return &ownContext{ctx, cancel}
+}()
+
+// end ends the context when the handler has returned.
 func (c *jobContext) end() {
-	if own := c.own.Load(); own != nil {
-		own.cancel(nil)
+	if !c.own.CompareAndSwap(nil, over) {
+		c.own.Load().cancel(nil)
 	}
 }

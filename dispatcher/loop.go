@@ -23,7 +23,7 @@ const (
 
 	// heartbeat of the listener. With the sweep and the ring it keeps an idle process below one
 	// statement in 5 seconds.
-	heartbeat = 20 * time.Second
+	heartbeat = 30 * time.Second
 
 	wheelTick = time.Millisecond
 

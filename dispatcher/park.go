@@ -46,10 +46,19 @@ type rest struct {
 func (r *rest) reset(b *bucket) { *r = rest{bucket: b, quiet: quietLooks, waiting: linger} }
 
 // parks tells whether the next claim is to take the wake lock first.
-func (r *rest) parks() bool { return !r.bucket.held && (r.asleep || r.quiet >= quietLooks) }
+func (q *queue) parks(now time.Time) bool {
+	return !q.bucket.held && (q.asleep || q.quiet >= quietLooks) && q.place.lull(q.last, now)
+}
+
+// looked tells how a claim has looked at its queue.
+type looked struct {
+	full bool // it had all that it wanted: there may be more
+	head bool // it began at the head
+}
 
 // repose decides, after a claim, whether a queue sleeps or when it is looked at next.
-func (l *loop) repose(q *queue, parking store.Parking, found int, drained bool, now time.Time) {
+func (l *loop) repose(q *queue, parking store.Parking, found int, looked looked, now time.Time) {
+	drained := looked.head && !looked.full
 	if parking == store.Parked {
 		q.bucket.held = true
 	}
@@ -66,7 +75,7 @@ func (l *loop) repose(q *queue, parking store.Parking, found int, drained bool, 
 	safe := q.bucket.held || parking.Safe()
 	q.asleep = drained && safe && q.wakes < busyWakes
 	switch {
-	case !drained: // there may be more
+	case looked.full || !drained && !q.place.long(): // there may be more
 		q.wanted = true
 		l.unpark(q.bucket)
 	case q.asleep:

@@ -22,6 +22,7 @@ type queue struct {
 	line    line             // its part of the slots, under their lock
 	held    map[int64]*claim // claimed, in whatever stage: never to be claimed again meanwhile
 	wanted  bool             // there may be a due job that is not claimed
+	halted  bool             // paused since the last claim was asked for: what that gives goes back
 	armed   time.Duration    // when the wheel will fire for it, at the latest, or never
 	called  time.Duration    // when the others were last woken for it
 	rate    rate
@@ -77,16 +78,17 @@ func (l *loop) room(q *queue) int {
 	free, waiting, busy := l.slots.spare(q)
 	room := free - waiting
 	if busy > 0 { // so slots will come free, at that rate
-		room += q.prefetch(time.Now())
+		room += q.prefetch(time.Now(), busy)
 	}
 	return room
 }
 
 // prefetch is the number of jobs to hold in reserve: those that are handled in prefetchTime, or while the
-// next claims are under way. Slow handlers have none: a job held here is one that an idle process could run.
-func (q *queue) prefetch(now time.Time) int {
+// next claims are under way. A job held here is one that an idle process could run, or that a more urgent one
+// does not overtake, so there are none if a claim takes next to no time beside a handler.
+func (q *queue) prefetch(now time.Time, busy int) int {
 	most := q.how.Load().options.Prefetch
-	if most < 0 {
+	if most < 0 || float64(busy) > q.rate.perSecond*worthwhile*q.place.cost.Seconds() {
 		return 0
 	}
 	return min(q.rate.in(max(prefetchTime, 2*q.place.cost), now), cmp.Or(most, maxPrefetch), maxPrefetch)
@@ -95,58 +97,12 @@ func (q *queue) prefetch(now time.Time) int {
 // heldAfter are the ids of held jobs that a claim from a position may come upon: all, from the head.
 func (q *queue) heldAfter(after int64) []int64 {
 	var ids []int64
-	for id := range q.held {
-		if id > after {
+	for id, c := range q.held {
+		if after == 0 || id > after || !c.job.ExpectedAt.IsZero() || !c.job.ScheduleAt.IsZero() {
 			ids = append(ids, id)
 		}
 	}
 	return ids
-}
-
-// position is how far the claims of a queue have come. From the head they step over all that is in hand
-// and over what is done but not vacuumed, so a busy queue is claimed from where the last claim ended. What
-// stands before that, urgent, scheduled, committed late or handed back, is found from the head: at most
-// headShare of the time goes into that, and no queue falls asleep without it.
-type position struct {
-	after    int64         // 0: the next claim is from the head
-	head     time.Time     // when the last answer to a claim from the head came
-	headCost time.Duration // how long that took
-	cost     time.Duration // how long the latest claim took
-}
-
-const (
-	headShare  = 10                    // claims from the head wait that many times their own cost
-	urgentLook = 20 * time.Millisecond // between looks of a queue whose buffer is full
-)
-
-// next says where to claim from.
-func (p *position) next(now time.Time) int64 {
-	if now.Sub(p.head) > headShare*p.headCost {
-		return 0
-	}
-	return p.after
-}
-
-// stale tells whether it is time to look for urgent jobs, though there is no room for more.
-func (p *position) stale(now time.Time) bool {
-	return now.Sub(p.head) > max(urgentLook, headShare*p.headCost)
-}
-
-// advance notes what a claim has found. If it was not full and not from the head, the next one has to be.
-func (p *position) advance(a answer, full bool) {
-	p.cost = a.at.Sub(a.asked)
-	if a.claim.After == 0 {
-		p.head, p.headCost = a.at, p.cost
-	}
-	if !full {
-		p.after = 0
-		return
-	}
-	for _, job := range a.claims.Jobs {
-		if job.ScheduleAt.IsZero() && job.ExpectedAt.IsZero() {
-			p.after = max(p.after, job.ID)
-		}
-	}
 }
 
 // buffer is a heap of claims in the order in which jobs run: earliest expected_at first, those
@@ -184,6 +140,7 @@ type rate struct {
 
 const (
 	prefetchTime = 20 * time.Millisecond // of work to hold in reserve
+	worthwhile   = 20                    // for handlers that take less than so many claims
 	maxPrefetch  = 2000
 	rateWindow   = 5 * time.Millisecond // the shortest time that a rate is measured over
 	rateHolds    = time.Second          // after a pause, what was before says nothing

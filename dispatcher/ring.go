@@ -73,7 +73,7 @@ func (r *ring) watch(ctx context.Context) error {
 		if err != nil || dead == 0 {
 			return err
 		}
-		if err := r.d.bury(ctx, dead); err != nil {
+		if err := r.d.bury(ctx, dead, patience); err != nil {
 			return err
 		}
 		// Some slept because the dead one was parked. All must look, and take its post.
@@ -90,7 +90,7 @@ func (r *ring) next(ctx context.Context, w *store.Watch, self int32) (dead int32
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		dead, err = w.Next(waiting, self)
+		dead, err = w.Next(waiting, self, r.hints.lookAtAll)
 	}()
 	select {
 	case <-done:
@@ -103,12 +103,33 @@ func (r *ring) next(ctx context.Context, w *store.Watch, self int32) (dead int32
 	}
 }
 
+// patience is how long a death is waited for, whose first lock has come free, until all of them have: the
+// server takes them back one after another, and may be held up.
+const patience = time.Second
+
 // bury counts the attempts of the jobs that a dead dispatcher was running. It uses the pool, not the
 // lock session, on which the locks of our own jobs would be granted again.
-func (d *Dispatcher) bury(ctx context.Context, dead int32) error {
-	buried, err := d.jobs.Bury(ctx, dead, int(d.maxAttempts.Load()))
-	if buried {
-		d.log.Info("another dispatcher has ended; the jobs that it had in hand are free", "dispatcher", dead)
+func (d *Dispatcher) bury(ctx context.Context, dead int32, patience time.Duration) error {
+	timer := time.NewTimer(never)
+	defer timer.Stop()
+	told := false
+	for wait := time.Millisecond; ; wait *= 2 {
+		buried, left, err := d.jobs.Bury(ctx, dead, int(d.maxAttempts.Load()))
+		if err != nil {
+			return err
+		}
+		if buried && !told {
+			told = true
+			d.log.Info("another dispatcher has ended; the jobs that it had in hand are free", "dispatcher", dead)
+		}
+		if buried && left == 0 || wait > patience {
+			return nil
+		}
+		timer.Reset(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
-	return err
 }

@@ -117,7 +117,7 @@ func (c *claim) judge(ctx context.Context, err error) outcome {
 		return outcome{kind: claimLost, back: back, reason: err}
 	case ErrCancelled:
 		back.Reason, back.Counts, back.SetAside = "cancelled", true, true
-		if err != ErrCancelled {
+		if !errors.Is(err, ErrCancelled) {
 			back.Reason += ": " + err.Error()
 		}
 		return outcome{kind: setAside, back: back, reason: err}

@@ -1,6 +1,8 @@
 package dispatcher
 
 import (
+	"container/heap"
+	"context"
 	"slices"
 	"sort"
 	"sync"
@@ -223,6 +225,21 @@ func (s *slots) withdraw(q *queue, keep int) []*claim {
 		l.bytes -= int64(c.job.Size())
 	}
 	return rest
+}
+
+// skip hands in a cancelled job that waits, as if it had run: handed back, it would not be cancelled any more.
+func (s *slots) skip(c *claim) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := &c.queue.line
+	i := slices.Index(l.waiting, c)
+	if i < 0 {
+		return
+	}
+	heap.Remove(&l.waiting, i)
+	l.bytes -= int64(c.job.Size())
+	c.outcome = c.judge(&c.ctx, context.Cause(&c.ctx))
+	s.finished = append(s.finished, c)
 }
 
 // running are the jobs of a queue whose handlers are at work.

@@ -32,11 +32,17 @@ func (l *loop) stop() {
 // whether there were any.
 func (l *loop) handBack(q *queue, keep int) bool {
 	rest := l.slots.withdraw(q, keep)
-	for _, c := range rest {
+	l.giveBack(q, rest)
+	return len(rest) > 0
+}
+
+// giveBack ends claims whose jobs are to be run later, or elsewhere.
+func (l *loop) giveBack(q *queue, claims []*claim) {
+	for _, c := range claims {
 		l.drop(c)
 		l.returning[q] = true
+		q.place.rewind() // it is behind that
 	}
-	return len(rest) > 0
 }
 
 // wakeOthers tells the other processes of jobs that were handed back, now that they are unlocked.

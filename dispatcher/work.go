@@ -92,9 +92,14 @@ func (l *loop) drop(c *claim) {
 		return
 	}
 	l.release = append(l.release, c.job.ID)
-	if l.batches[c.batch]--; l.batches[c.batch] == 0 {
-		delete(l.batches, c.batch)
-		l.ended = append(l.ended, c.batch)
+	l.strike(c.batch)
+}
+
+// strike counts one job of a batch in the ledger as ended.
+func (l *loop) strike(batch int64) {
+	if l.batches[batch]--; l.batches[batch] == 0 {
+		delete(l.batches, batch)
+		l.ended = append(l.ended, batch)
 	}
 }
 

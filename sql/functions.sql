@@ -70,16 +70,17 @@ $$;
 --   - A session gets its own lock again: held says what the caller has already. As a multirange,
 --     since a lookup in it is a binary search; "<> all (array)" compared every id with every other.
 -- If a job was finished or changed by the second reading, the ids of all that was locked follow, each in a
--- row of its own without an attempt: the caller unlocks what it was not given, and looks again.
+-- row of its own without a place: the caller unlocks what it was not given, and looks again.
 --
--- after says where an earlier claim has come to: then only ready jobs without expected_at and with a
+-- after says where an earlier claim has come to: then, of the ready jobs without expected_at, only those with a
 -- higher id are looked at. From the head of a busy queue a claim steps over all that is in hand, and over
--- what is done but not vacuumed. Where others have claimed, such a claim leaps, further each time, and may
+-- what is done but not vacuumed. What has an expected_at, or was scheduled and is due, comes first all the same. Where others have claimed, such a claim leaps, further each time, and may
 -- leave jobs behind. The caller has to look from the head (null) whenever it was not given all it wanted,
--- and now and then: for what was left, and what is urgent, scheduled, committed late or handed back.
+-- and now and then: for what was left, committed late or handed back. Where that takes long, it looks at ids up to
+-- upto, piece by piece.
 --
--- A claim stops at so many bytes of data, as the table holds it, or one job: a row with id 0 and no attempt
--- tells that there are more.
+-- A claim stops at so many bytes of data, as the table holds it, or one job: a row without a place but with an
+-- attempt tells that there are more.
 --
 -- A job in whose runs two processes have died is suspect. It is claimed only if the caller asks for one, one at
 -- a time, and from the head, so that the next death tells whether it was this job (see bury).
@@ -88,7 +89,7 @@ $$;
 -- queue for each claim. Only scheduled jobs that are due are sorted, as no index can know which are.
 create function {{.Support}}.claim(
   queue text, want integer, held int8multirange, dispatcher integer, batch bigint, suspect boolean,
-  bytes bigint, after bigint default null
+  bytes bigint, after bigint default null, upto bigint default null
 )
 returns table (
   id bigint, data jsonb, enqueued_at timestamptz, schedule_at timestamptz, expected_at timestamptz,
@@ -118,8 +119,42 @@ begin
   if want <= 0 or {{.Support}}.paused(queue) then
     return;
   end if;
+  if after is not null and upto is null then
+    select array_agg(t.id) filter (where t.ours) as ids, array_agg(t.attempt) filter (where t.ours) as attempts,
+           array_agg(t.place) filter (where t.ours) as places, sum(t.size) filter (where t.ours) as size
+    into part
+    from (
+      select c.*, pg_try_advisory_lock(class, {{.Support}}.lock_key(c.id)) as ours
+      from (
+        ( -- each arm in order, as below
+          select q.id, q.attempt, q.ctid as place, pg_column_size(q.data) as size, q.expected_at
+          from {{.Table}} q
+          where q.q_name = queue and q.dequeued_at is null and q.schedule_at is null
+            and q.expected_at <= 'infinity' and q.deaths < 2
+            and not q.id <@ held
+          order by q.expected_at, q.id
+        ) union all (
+          select q.id, q.attempt, q.ctid, pg_column_size(q.data), q.expected_at
+          from {{.Table}} q
+          where q.q_name = queue and q.dequeued_at is null and q.schedule_at <= statement_timestamp()
+            and q.deaths < 2
+            and not q.id <@ held
+          order by q.expected_at, q.id
+        )
+        order by expected_at, id
+        limit least(want, 64)
+      ) c
+    ) t;
+    if part.ids is not null then
+      ids := part.ids;
+      attempts := part.attempts;
+      places := part.places;
+      bytes := bytes - part.size;
+    end if;
+  end if;
   if after is not null then
-    loop
+    upto := coalesce(upto, 9223372036854775807);
+    while cardinality(ids) < want and bytes > 0 loop
       select array_agg(t.id) filter (where t.ours) as ids, array_agg(t.attempt) filter (where t.ours) as attempts,
              array_agg(t.place) filter (where t.ours) as places, sum(t.size) filter (where t.ours) as size,
              count(*) as tried, max(t.id) as last
@@ -130,7 +165,7 @@ begin
           select q.id, q.attempt, q.ctid as place, pg_column_size(q.data) as size
           from {{.Table}} q
           where q.q_name = queue and q.dequeued_at is null and q.schedule_at is null
-            and q.expected_at is null and q.id > after and q.deaths < 2
+            and q.expected_at is null and q.id > after and q.id <= upto and q.deaths < 2
             and not q.id <@ held
           order by q.id
           limit least(step, want - cardinality(ids))
@@ -139,7 +174,7 @@ begin
       exit when part.tried = 0;
       after := part.last;
       if part.ids is null then
-        after := after + step;
+        after := least(after, 9223372036854775807 - step) + step;
         step := least(2 * step, 4096);
         continue;
       end if;
@@ -162,7 +197,6 @@ begin
       places := places || part.places;
       bytes := bytes - part.size;
       step := 1024;
-      exit when cardinality(ids) >= want or bytes <= 0;
     end loop;
   else
     for part in
@@ -212,13 +246,24 @@ begin
     end loop;
   end if;
   if bytes <= 0 then
+    attempt := 0;
     id := 0;
     return next;
   end if;
 exception when out_of_memory then
   -- The server's lock table is full, for everyone. Give back what this call took: a session lock
-  -- outlives the failed statement.
+  -- outlives the failed statement. That one was about to tell which it had got, so what the session has and
+  -- the ledger does not know is of it.
   perform {{.Support}}.release(ids);
+  perform {{.Support}}.release(array(
+    select k.objid::bigint
+    from pg_lock_status() k
+    where k.pid = pg_backend_pid() and k.locktype = 'advisory' and k.classid = class::oid and k.objsubid = 2
+      and {{.Support}}.lock_key(k.objid::bigint) not in (
+        select {{.Support}}.lock_key(known.id)
+        from {{.Support}}.ledger l
+        cross join unnest(l.ids) known(id)
+        where l.dispatcher = claim.dispatcher)));
   raise exception using errcode = 'PQ532', message = sqlerrm;
 end
 $$;
@@ -367,17 +412,12 @@ begin
 end
 $$;
 
--- watch: waits for the death of the next dispatcher in the ring of those that live, and returns its
--- id; null if there is no other. The wait is bounded by the session's lock_timeout, since it holds back
--- vacuum.
-create function {{.Support}}.watch(dispatcher integer) returns integer
-language plpgsql volatile
+-- neighbour: the next dispatcher in the ring of those that live; null if there is no other.
+create function {{.Support}}.neighbour(dispatcher integer) returns integer
+language sql volatile
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-  neighbour integer;
-begin
-  select k.id into neighbour
+  select k.id
   from (
     select objid::integer as id from pg_locks
     where locktype = 'advisory' and classid = {{.RingClass}}::oid and objsubid = 2
@@ -386,12 +426,16 @@ begin
   ) k
   where k.id <> dispatcher
   order by k.id < dispatcher, k.id
-  limit 1;
-  if neighbour is not null then
-    perform pg_advisory_xact_lock_shared({{.RingClass}}, neighbour);
-  end if;
-  return neighbour;
-end
+  limit 1
+$$;
+
+-- watch: waits for the death of a dispatcher. The wait is bounded by the session's lock_timeout, since it
+-- holds back vacuum.
+create function {{.Support}}.watch(dispatcher integer) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  select pg_advisory_xact_lock_shared({{.RingClass}}, dispatcher)
 $$;
 
 -- light: takes the two locks by which a dispatcher shows that it lives: its beacon, which all
@@ -540,73 +584,102 @@ begin
 end
 $$;
 
--- bury: the post-mortem of a dispatcher that died, or whose lock session broke. False while it lives, which
--- its beacon shows: the lock can be had only after its session has ended.
+-- bury: the post-mortem of a dispatcher that died, or whose lock session broke. Null while it lives, which
+-- its beacon shows: the lock can be had only after its session has ended. Else how many of its jobs are still
+-- locked: the server takes back the locks of an ended session one after another, so that the caller may be here
+-- before it is done.
 --
 -- One of the jobs that it had claimed may have killed it. Those in whose runs the most processes have died
 -- before are blamed: their attempt is counted, and one whose last it was is set aside. The others only
 -- run again. So a job that kills its process cannot do so for ever, and does not take with it what happens
 -- to run beside it: after its second death it is run as the only suspect of its process (see claim).
 --
--- A job that another dispatcher has claimed since is left to it, its entry kept for a later call.
--- The locks are the transaction's: released before the count is committed, they would let a claim
--- in that reads the old count.
-create function {{.Support}}.bury(dispatcher integer, default_max_attempts integer) returns boolean
+-- Claims do not wait for burials: several processes may have died of a job before the first is buried. Then
+--   - of one that is locked, by another dispatcher that has claimed it since, the death is counted at once, and the attempt
+--     with the next death, as each was a run. Else it would have fewer than those that ran beside it, and they
+--     would be blamed for it;
+--   - one whose later attempt the dead one does not know of, and which has died of others only, is blamed as well;
+--   - but all this only until it is suspect: what ran beside it each time is not to be set aside before they are told
+--     apart.
+-- What is locked stays in the ledger for a later call, with its attempt if that is still to be counted: the server may
+-- not be done with taking back the dead one's locks.
+--
+-- The locks are the transaction's: released before the count is committed, they would let a claim in that
+-- reads the old count.
+create function {{.Support}}.bury(dispatcher integer, default_max_attempts integer) returns integer
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-  entry   record;
-  job     record;
-  skipped integer;
-  most    smallint := 0; -- deaths, of those to blame
-  queues  text[] := '{}';
-  suspect bigint[] := '{}';
+  job      record;
+  queues   text[] := '{}';
+  ids      bigint[] := '{}'; -- to blame
+  attempts integer[] := '{}';
+  counts   integer[] := '{}'; -- 0: only its attempts are made up for
+  blamed   bigint[] := '{}'; -- but locked
+  locked   bigint[] := '{}';
+  later    integer[] := '{}';
 begin
   if not pg_try_advisory_xact_lock({{.BeaconClass}}, bury.dispatcher) then
-    return false;
+    return null;
   end if;
-  for entry in
-    select l.batch, l.ids, l.attempts from {{.Support}}.ledger l where l.dispatcher = bury.dispatcher
+  for job in
+    select q.id, q.q_name, q.attempt, e.attempt as known, q.deaths,
+           e.attempt is not null and q.deaths = max(q.deaths) filter (where e.attempt is not null) over () as blamed,
+           q.deaths < 2 or q.attempt = e.attempt and q.deaths < q.attempt as counts
+    from {{.Support}}.ledger l
+    cross join unnest(l.ids, l.attempts) e(id, attempt)
+    join {{.Table}} q on q.id = e.id and q.dequeued_at is null
+      and (e.attempt is null or q.attempt = e.attempt or q.attempt > e.attempt and q.deaths > 0)
+      and (e.attempt is null or l.batch > 0 or q.deaths > 1)
+    where l.dispatcher = bury.dispatcher
   loop
-    skipped := 0;
-    for job in
-      select q.id, q.deaths, q.q_name
-      from unnest(entry.ids, entry.attempts) e(id, attempt)
-      join {{.Table}} q on q.id = e.id and q.attempt = e.attempt and q.dequeued_at is null
-    loop
-      if not pg_try_advisory_xact_lock({{.Support}}.lock_class(), {{.Support}}.lock_key(job.id)) then
-        skipped := skipped + 1;
-        continue;
+    if not pg_try_advisory_xact_lock({{.Support}}.lock_class(), {{.Support}}.lock_key(job.id)) then
+      locked := array_append(locked, job.id);
+      later := array_append(later, case when job.blamed and job.deaths > 1 then job.known end);
+      if job.blamed and job.deaths < 2 then
+        blamed := blamed || job.id;
       end if;
-      if job.deaths > most then
-        most := job.deaths;
-        suspect := '{}';
-      end if;
-      if job.deaths = most then
-        suspect := suspect || job.id;
-      end if;
-      if job.q_name <> all (queues) then
-        queues := queues || job.q_name;
-      end if;
-    end loop;
-    if skipped = 0 then
-      delete from {{.Support}}.ledger l where l.dispatcher = bury.dispatcher and l.batch = entry.batch;
+      continue;
+    end if;
+    if job.blamed and (job.counts or job.deaths >= job.attempt) then
+      ids := ids || job.id;
+      attempts := attempts || job.attempt;
+      counts := counts || job.counts::integer;
+    end if;
+    if job.q_name <> all (queues) then
+      queues := queues || job.q_name;
     end if;
   end loop;
+  delete from {{.Support}}.ledger l where l.dispatcher = bury.dispatcher;
+  if locked <> '{}' then
+    insert into {{.Support}}.ledger (dispatcher, batch, ids, attempts) values (bury.dispatcher, 0, locked, later);
+  end if;
   update {{.Table}} q
-  set attempt     = case when last.run then q.attempt else q.attempt + 1 end,
+  set attempt     = case when now.last then q.attempt else now.runs + 1 end,
       last_error  = 'the process that ran it died, or lost its lock session',
-      deaths      = least(q.deaths + 1, 1000),
-      set_aside   = last.run,
-      dequeued_at = case when last.run then clock_timestamp() end
-  from unnest(suspect) s(id)
+      deaths      = now.deaths,
+      set_aside   = now.last,
+      dequeued_at = case when now.last then clock_timestamp() end
+  from unnest(ids, attempts, counts) b(id, attempt, counts)
   join {{.Table}} j using (id)
-  cross join lateral (select j.attempt >= coalesce(j.max_attempts, default_max_attempts) as run) last
-  where q.id = s.id and q.attempt = j.attempt and q.dequeued_at is null;
+  cross join lateral (
+    select d.deaths, greatest(j.attempt, d.deaths) as runs,
+           greatest(j.attempt, d.deaths) >= coalesce(j.max_attempts, default_max_attempts) as last
+    from (select least(j.deaths + b.counts, 1000) as deaths) d
+  ) now
+  where q.id = b.id and q.attempt = b.attempt and j.attempt = b.attempt and q.dequeued_at is null;
+  update {{.Table}} q
+  set deaths = least(q.deaths + 1, 1000)
+  where q.id in (
+    select j.id
+    from {{.Table}} j
+    where j.id = any (blamed) and j.dequeued_at is null
+    for no key update skip locked -- as its outcome is being written, which clears it
+  );
   perform {{.Support}}.notify(q) from unnest(queues) freed(q);
-  return true;
+  return cardinality(locked);
 end
 $$;
 
@@ -619,6 +692,7 @@ drop function {{.Support}}.put_back(bigint[], integer[], text[], double precisio
 drop function {{.Support}}.complete(bigint[], integer, tid[], int8multirange);
 drop function {{.Support}}.light(integer);
 drop function {{.Support}}.watch(integer);
+drop function {{.Support}}.neighbour(integer);
 drop function {{.Support}}.unpark(integer);
 drop function {{.Support}}.park(integer);
 drop function {{.Support}}.bucket(text);
@@ -626,7 +700,7 @@ drop function {{.Support}}.notify(text, timestamptz);
 drop function {{.Support}}.next_due(text);
 drop function {{.Support}}.get(text);
 drop function {{.Support}}.release(bigint[]);
-drop function {{.Support}}.claim(text, integer, int8multirange, integer, bigint, boolean, bigint, bigint);
+drop function {{.Support}}.claim(text, integer, int8multirange, integer, bigint, boolean, bigint, bigint, bigint);
 drop function {{.Support}}.paused(text);
 drop function {{.Support}}.lock_key(bigint);
 drop function {{.Support}}.lock_class();

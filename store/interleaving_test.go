@@ -167,14 +167,14 @@ func TestAWatchSeesTheNeighboursDeath(t *testing.T) {
 	watch, err := jobs.OpenWatch(t.Context())
 	check(t, err)
 	t.Cleanup(func() { watch.Close(t.Context()) })
-	if _, err := watch.Next(t.Context(), first.ID()); err != store.ErrAlone {
+	if _, err := watch.Next(t.Context(), first.ID(), func() {}); err != store.ErrAlone {
 		t.Fatalf("got %v, want %v", err, store.ErrAlone)
 	}
 	second, err := jobs.OpenSession(t.Context())
 	check(t, err)
 	dead := make(chan int32, 1)
 	go func() {
-		id, err := watch.Next(t.Context(), first.ID())
+		id, err := watch.Next(t.Context(), first.ID(), func() {})
 		if err != nil {
 			t.Error(err)
 		}

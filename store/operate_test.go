@@ -586,7 +586,7 @@ func TestDispatchersAreShownWhileTheyLiveAndWhileTheyHaveClaims(t *testing.T) {
 	if got := list(); len(got) != 2 || !got[0].Alive {
 		t.Errorf("got %+v, want two, those that live first", got)
 	}
-	_, err = jobs.Bury(t.Context(), busy.ID(), 25)
+	_, _, err = jobs.Bury(t.Context(), busy.ID(), 25)
 	check(t, err)
 	if got := list(); len(got) != 1 {
 		t.Errorf("after its burial: got %+v, want one", got)

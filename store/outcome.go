@@ -159,15 +159,22 @@ func (q *Queue) Wake(ctx context.Context) error {
 }
 
 // Bury counts the attempts of the jobs that a dead dispatcher was running, and wakes their queues.
-// It does nothing and returns false while that dispatcher lives. Jobs without max_attempts of
-// their own are set aside after defaultMaxAttempts.
-func (s *Store) Bury(ctx context.Context, dispatcher int32, defaultMaxAttempts int) (dead bool, err error) {
+// It does nothing while that dispatcher lives. Jobs without max_attempts of their own are set aside after
+// defaultMaxAttempts.
+//
+// left are jobs of a dead one that are still locked: by another that has claimed them, or because the server is not
+// done yet with taking back the dead one's locks. A later call sees to them.
+func (s *Store) Bury(ctx context.Context, dispatcher int32, defaultMaxAttempts int) (dead bool, left int, err error) {
 	if s.err != nil {
-		return false, s.err
+		return false, 0, s.err
 	}
-	err = s.db.QueryRow(ctx, `select `+s.function("bury")+`($1, $2)`, dispatcher, defaultMaxAttempts).Scan(&dead)
+	var n *int
+	err = s.db.QueryRow(ctx, `select `+s.function("bury")+`($1, $2)`, dispatcher, defaultMaxAttempts).Scan(&n)
 	if err != nil {
-		return false, fmt.Errorf("store: bury dispatcher %d: %w", dispatcher, explain(err))
+		return false, 0, fmt.Errorf("store: bury dispatcher %d: %w", dispatcher, explain(err))
 	}
-	return dead, nil
+	if n == nil {
+		return false, 0, nil
+	}
+	return true, *n, nil
 }

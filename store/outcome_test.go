@@ -131,7 +131,7 @@ func TestBuryCountsTheAttemptsOfTheDead(t *testing.T) {
 		check(t, err)
 		return survey.Dead
 	}
-	if dead, err := jobs.Bury(t.Context(), victim.ID(), 3); dead || err != nil || len(sweep()) > 0 {
+	if dead, _, err := jobs.Bury(t.Context(), victim.ID(), 3); dead || err != nil || len(sweep()) > 0 {
 		t.Fatalf("buried alive: %v, %v", dead, err)
 	}
 	kill(t, pool, victim)
@@ -144,12 +144,12 @@ func TestBuryCountsTheAttemptsOfTheDead(t *testing.T) {
 	check(t, err)
 	// Interrupted before its end, it has done nothing.
 	tx := begin(t, pool)
-	if dead, err := jobs.With(tx).Bury(t.Context(), victim.ID(), 3); !dead || err != nil {
+	if dead, _, err := jobs.With(tx).Bury(t.Context(), victim.ID(), 3); !dead || err != nil {
 		t.Fatalf("bury: got %v, %v", dead, err)
 	}
 	check(t, tx.Rollback(t.Context()))
 	for range 2 { // the second time there is nothing left to do
-		if dead, err := jobs.Bury(t.Context(), victim.ID(), 3); !dead || err != nil {
+		if dead, _, err := jobs.Bury(t.Context(), victim.ID(), 3); !dead || err != nil {
 			t.Fatalf("bury: got %v, %v", dead, err)
 		}
 		for id, want := range map[int64]string{
@@ -196,14 +196,14 @@ func TestBuryLeavesAJobThatAnotherHasClaimedSince(t *testing.T) {
 		}
 	}
 	for range 2 { // again: nothing is counted twice
-		if dead, err := jobs.Bury(t.Context(), victim.ID(), 5); !dead || err != nil {
+		if dead, _, err := jobs.Bury(t.Context(), victim.ID(), 5); !dead || err != nil {
 			t.Fatalf("bury: got %v, %v", dead, err)
 		}
 		attempts(1, 2)
 	}
 	settle(t, jobs, []store.Run{{ID: taken, Attempt: 1}}) // the heir's outcome is accepted
 	release(t, heir, inherited)
-	_, err := jobs.Bury(t.Context(), victim.ID(), 5)
+	_, _, err := jobs.Bury(t.Context(), victim.ID(), 5)
 	check(t, err)
 	attempts(2)
 	if n := one[int](t, pool, `select count(*) from pq_dispatch.ledger`); n > 0 {

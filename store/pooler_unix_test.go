@@ -54,7 +54,7 @@ func TestBehindAPoolerInTransactionMode(t *testing.T) {
 	if n, err := apples.Clear(t.Context()); n != 2 || err != nil {
 		t.Errorf("clear: got %d, %v", n, err)
 	}
-	if _, err := pooled.Bury(t.Context(), 1, 3); err != nil {
+	if _, _, err := pooled.Bury(t.Context(), 1, 3); err != nil {
 		t.Error(err)
 	}
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -129,6 +130,7 @@ type ClaimRequest struct {
 	Bytes   int64   // of data, as the table holds it: at most, or one job; 0: 32 MiB
 	Suspect bool    // one suspect job may be among them, if After is 0: see [Job.Suspect]
 	After   int64   // only ready jobs without expected_at and with a higher id; 0: all, from the head
+	Upto    int64   // and none with a higher id than this, and none that is urgent; 0: no bound
 }
 
 // Claims is the answer.
@@ -211,8 +213,8 @@ func (x *Session) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
 		claims.Batch = x.batches
 		batch.Queue(`
 			select `+jobColumns+`, deaths, place
-			from `+x.store.function("claim")+`($1, $2, $3::int8multirange, $4, $5, $6, $7, nullif($8::bigint, 0))`,
-			r.Queue.name, r.Want, multirange(r.Held), x.id, claims.Batch, r.Suspect, cmp.Or(r.Bytes, defaultBytes), r.After,
+			from `+x.store.function("claim")+`($1, $2, $3::int8multirange, $4, $5, $6, $7, nullif($8::bigint, 0), nullif($9::bigint, 0))`,
+			r.Queue.name, r.Want, multirange(r.Held), x.id, claims.Batch, r.Suspect, cmp.Or(r.Bytes, defaultBytes), r.After, r.Upto,
 		).Query(func(rows pgx.Rows) error { return claims.read(rows, r.Queue) })
 		batch.Queue(`select clock_timestamp()`).QueryRow(func(row pgx.Row) error {
 			err := row.Scan(&claims.Now)
@@ -249,12 +251,12 @@ func (c *Claims) read(rows pgx.Rows, q *Queue) error {
 		if err := rows.Scan(targets...); err != nil {
 			return err
 		}
-		if line.id == 0 {
-			c.More = true
-			continue
-		}
-		if !line.attempt.Valid {
-			c.Gone = append(c.Gone, line.id)
+		if !place.Valid {
+			if line.attempt.Valid {
+				c.More = true
+			} else {
+				c.Gone = append(c.Gone, line.id)
+			}
 			continue
 		}
 		job := q.job(&line)
@@ -272,18 +274,23 @@ func (c *Claims) read(rows pgx.Rows, q *Queue) error {
 }
 
 // multirange writes a set of ids as PostgreSQL reads it: {[1,4),[7,8)}. Those of jobs that were put
-// together follow one another, so that thousands are a few ranges. It sorts ids.
+// together follow one another, so that thousands are a few ranges. It sorts ids. (To PostgreSQL a range ends
+// before the number that follows its last, which the last number of all does not have.)
 func multirange(ids []int64) string {
 	slices.Sort(ids)
 	b := []byte{'{'}
 	for i := 0; i < len(ids); {
 		first := ids[i]
-		for i++; i < len(ids) && ids[i] <= ids[i-1]+1; i++ {
+		for i++; i < len(ids) && ids[i]-1 <= ids[i-1]; i++ {
 		}
 		if len(b) > 1 {
 			b = append(b, ',')
 		}
-		b = fmt.Appendf(b, "[%d,%d]", first, ids[i-1])
+		if last := ids[i-1]; last == math.MaxInt64 {
+			b = fmt.Appendf(b, "[%d,]", first)
+		} else {
+			b = fmt.Appendf(b, "[%d,%d]", first, last)
+		}
 	}
 	return string(append(b, '}'))
 }

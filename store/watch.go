@@ -45,18 +45,26 @@ func (s *Store) OpenWatch(ctx context.Context) (*Watch, error) {
 
 // Next waits until the neighbour of this dispatcher is dead, and returns its id. [ErrAlone] if there
 // is none. When ctx ends the connection is of no more use.
-func (w *Watch) Next(ctx context.Context, dispatcher int32) (dead int32, err error) {
+//
+// It calls arrived when it knows the neighbour, before it waits: whoever stood between may have died while nobody
+// watched, so it is time to look for the dead. Of a new neighbour it does not learn: whoever comes says so to all.
+func (w *Watch) Next(ctx context.Context, dispatcher int32, arrived func()) (dead int32, err error) {
+	var next *int32
+	err = w.conn.QueryRow(ctx, `select `+w.store.function("neighbour")+`($1)`, dispatcher).Scan(&next)
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("store: watch: %w", explain(err))
+	case next == nil:
+		return 0, ErrAlone
+	}
+	arrived()
 	for {
-		var next *int32
-		err := w.conn.QueryRow(ctx, `select `+w.store.function("watch")+`($1)`, dispatcher).Scan(&next)
+		_, err := w.conn.Exec(ctx, `select `+w.store.function("watch")+`($1)`, *next)
 		if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == "55P03" { // lock_not_available
 			continue
 		}
-		switch {
-		case err != nil:
+		if err != nil {
 			return 0, fmt.Errorf("store: watch: %w", explain(err))
-		case next == nil:
-			return 0, ErrAlone
 		}
 		return *next, nil
 	}

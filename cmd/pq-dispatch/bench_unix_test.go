@@ -9,9 +9,9 @@ import (
 
 func TestBenchThatIsInterruptedLeavesNothing(t *testing.T) {
 	d := newDatabase(t)
-	p := d.program(nil, "bench", "idle")
-	d.eventually("its dispatchers wait", func() bool {
-		return d.number(`select count(distinct application_name) from pg_stat_activity where application_name like 'pq_dispatch_bench% dispatcher %'`) == 3
+	p := d.program(nil, "bench", "fairness")
+	d.eventually("its dispatchers are there", func() bool {
+		return d.number(`select count(distinct application_name) from pg_stat_activity where application_name like 'pq_dispatch_bench% dispatcher %'`) == 2
 	})
 	p.signal(syscall.SIGINT)
 	p.ends(128 + int(syscall.SIGINT))

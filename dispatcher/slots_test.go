@@ -1,0 +1,314 @@
+package dispatcher
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/pq-dispatch/pq-dispatch/store"
+)
+
+// yard is slots at work, without a loop or a database. The test's goroutine stands in for the loop.
+type yard struct {
+	*slots
+	queues []*queue
+	nextID int64
+
+	lock    sync.Mutex
+	running map[*queue]int
+	most    map[*queue]int // at once, of each queue; under nil, of all
+	order   []int64        // in which handlers were started
+}
+
+// newYard has queues whose handlers each run h, or if that is nil a virtual second.
+func newYard(concurrency int, h HandlerFunc, queues ...int) *yard {
+	y := &yard{running: map[*queue]int{}, most: map[*queue]int{}}
+	for i, size := range queues {
+		q := &queue{name: fmt.Sprint("queue ", i)}
+		run := HandlerFunc(func(ctx context.Context, job *Job) error {
+			y.enter(q, job.ID)
+			defer y.leave(q)
+			if h != nil {
+				return h(ctx, job)
+			}
+			timer := time.NewTimer(time.Second)
+			<-timer.C
+			return nil
+		})
+		q.how.Store(&manner{routes: map[string]route{anyTask: {handler: run}}})
+		q.configure(QueueOptions{Concurrency: size, MaxAttempts: 3})
+		y.queues = append(y.queues, q)
+	}
+	y.slots = newSlots(y.queues, concurrency)
+	return y
+}
+
+func (y *yard) enter(q *queue, id int64) {
+	y.lock.Lock()
+	defer y.lock.Unlock()
+	y.order = append(y.order, id)
+	for _, of := range []*queue{q, nil} {
+		y.running[of]++
+		y.most[of] = max(y.most[of], y.running[of])
+	}
+}
+
+func (y *yard) leave(q *queue) {
+	y.lock.Lock()
+	defer y.lock.Unlock()
+	y.running[q]--
+	y.running[nil]--
+}
+
+// claims makes n of a queue.
+func (y *yard) claims(q *queue, n int) (made []*claim) {
+	for range n {
+		y.nextID++
+		c := &claim{queue: q, job: Job{Job: &store.Job{ID: y.nextID, Data: []byte("12345"), Attempt: 1}}}
+		c.ctx.Context = context.Background()
+		q.held[y.nextID] = c
+		made = append(made, c)
+	}
+	return made
+}
+
+// finish collects until n have finished, and sleeps in between until there is news, as the loop does.
+func (y *yard) finish(n int) (finished []*claim) {
+	for len(finished) < n {
+		batch := y.collect()
+		if len(batch) == 0 {
+			<-y.news
+		}
+		finished = append(finished, batch...)
+	}
+	return finished
+}
+
+// end ends the workers.
+func (y *yard) end() {
+	close(y.work)
+	y.workers.Wait()
+}
+
+func TestSlotsNeverRunMoreThanTheyAreToAndLoseNoJob(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		size := rapid.IntRange(1, 6)
+		total := size.Draw(rt, "slots")
+		y := newYard(total, nil, size.Draw(rt, "of the first"), size.Draw(rt, "of the second"), size.Draw(rt, "of the third"))
+		limit := map[*queue]int{nil: total}
+		for _, q := range y.queues {
+			limit[q] = q.line.size
+		}
+		synctest.Test(t, func(t *testing.T) {
+			y.work = make(chan *claim, total) // of the bubble
+			y.news = make(chan struct{}, 1)
+			out := map[*claim]bool{} // put in, and not come back
+			back := func(claims []*claim) {
+				for _, c := range claims {
+					if !out[c] {
+						rt.Fatalf("job %d came back twice, or from nowhere", c.job.ID)
+					}
+					delete(out, c)
+					delete(c.queue.held, c.job.ID)
+				}
+			}
+			queue := func() *queue { return rapid.SampledFrom(y.queues).Draw(rt, "queue") }
+			// bound is how many may run at once until the next check: after a change to fewer, those that do.
+			bound := maps.Clone(limit)
+			check := func() {
+				synctest.Wait()
+				y.lock.Lock()
+				defer y.lock.Unlock()
+				for q, n := range y.most {
+					if n > bound[q] {
+						rt.Fatalf("%d ran at once, want at most %d", n, bound[q])
+					}
+					bound[q] = max(limit[q], y.running[q])
+					y.most[q] = y.running[q]
+				}
+				sum := 0
+				for _, q := range y.queues {
+					free, waiting, busy := y.spare(q)
+					if busy != y.running[q] {
+						rt.Fatalf("%d handlers of %s are at work, and the slots say %d", y.running[q], q.name, busy)
+					}
+					if free > 0 && waiting > 0 {
+						rt.Fatalf("%d slots are free for %s, and %d jobs wait", free, q.name, waiting)
+					}
+					sum += waiting
+				}
+				if y.atWork() != y.running[nil] {
+					rt.Fatalf("%d handlers are at work, and the slots say %d", y.running[nil], y.atWork())
+				}
+				if n := y.bytes(); n != int64(5*sum) {
+					rt.Fatalf("%d bytes wait, want those of %d jobs", n, sum)
+				}
+			}
+			rt.Repeat(map[string]func(*rapid.T){
+				"add": func(*rapid.T) {
+					q := queue()
+					claims := y.claims(q, rapid.IntRange(1, 10).Draw(rt, "jobs"))
+					for _, c := range claims {
+						out[c] = true
+					}
+					y.add(q, claims)
+				},
+				"pass time": func(*rapid.T) { <-time.After(time.Second) },
+				"collect":   func(*rapid.T) { back(y.collect()) },
+				"withdraw":  func(*rapid.T) { back(y.withdraw(queue(), rapid.IntRange(0, 5).Draw(rt, "keep"))) },
+				"skip": func(*rapid.T) {
+					q := queue()
+					for _, c := range q.held {
+						if !c.running {
+							c.ctx.get().cancel(ErrCancelled)
+							y.skip(c)
+							break
+						}
+					}
+				},
+				"resize": func(*rapid.T) {
+					n := size.Draw(rt, "slots")
+					bound[nil] = max(bound[nil], n)
+					y.resize(n - limit[nil])
+					limit[nil] = n
+				},
+				"resize a queue": func(*rapid.T) {
+					q, n := queue(), size.Draw(rt, "slots")
+					bound[q] = max(bound[q], n)
+					y.resizeLine(q, n)
+					limit[q] = n
+				},
+				"": func(*rapid.T) { check() },
+			})
+			back(y.finish(len(out)))
+			if !y.empty() || len(out) > 0 {
+				rt.Fatalf("at the end %d jobs are out, and %d at work", len(out), y.atWork())
+			}
+			y.end()
+		})
+	})
+}
+
+// The loop sleeps while all goes on by itself. It must be woken when a slot would stay empty, and for the first job that
+// finishes after it has looked.
+func TestTheLoopHearsOfWhatItHasToSeeTo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := newYard(1, nil, 1)
+		q := y.queues[0]
+		told := func() bool {
+			synctest.Wait()
+			select {
+			case <-y.news:
+				return true
+			default:
+				return false
+			}
+		}
+		want := func(when string, want bool) {
+			t.Helper()
+			if got := told(); got != want {
+				t.Errorf("%s: told %v, want %v", when, got, want)
+			}
+		}
+		y.add(q, y.claims(q, 4))
+		want("while the first runs", false)
+		<-time.After(1100 * time.Millisecond)
+		want("one has finished, three wait, and the loop has not looked", false)
+		if n := len(y.collect()); n != 1 {
+			t.Errorf("collected %d, want 1", n)
+		}
+		<-time.After(time.Second)
+		want("another has finished, and it was not in vain that the loop looked", false)
+		y.collect()
+		y.collect() // in vain
+		<-time.After(time.Second)
+		want("the next one, after a look in vain", true)
+		<-time.After(time.Second)
+		want("the slot is empty", true)
+		if n := len(y.collect()); n != 2 {
+			t.Errorf("collected %d, want 2", n)
+		}
+		y.end()
+	})
+}
+
+func TestAHandlerThatEndsItsGoroutineCostsNoSlot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := newYard(2, func(_ context.Context, job *Job) error {
+			switch job.ID % 3 {
+			case 0:
+				runtime.Goexit()
+			case 1:
+				panic("no")
+			}
+			return nil
+		}, 2)
+		q := y.queues[0]
+		y.add(q, y.claims(q, 30))
+		kinds := map[string]int{}
+		for _, c := range y.finish(30) {
+			kinds[c.outcome.kind]++
+		}
+		if kinds[done] != 10 || kinds[retried] != 20 {
+			t.Errorf("got the outcomes %v, want 10 done and 20 to be retried", kinds)
+		}
+		if !y.empty() {
+			t.Errorf("%d are at work at the end", y.atWork())
+		}
+		y.end()
+	})
+}
+
+func TestSlotsTakeTheFirstOfEachLineInTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := newYard(1, nil, 1, 1)
+		many, few := y.queues[0], y.queues[1]
+		y.add(many, y.claims(many, 1)) // takes the slot
+		later := y.claims(many, 6)
+		later[3].job.ExpectedAt = time.Now().Add(time.Hour)
+		later[5].job.ExpectedAt = time.Now()
+		y.add(many, slices.Concat(later[4:], later[:4]))
+		y.add(few, y.claims(few, 2))
+		y.finish(9)
+		// 1 to 7 are of many, of which 7 and 5 come first; 8 and 9 of few.
+		if want := []int64{1, 8, 7, 9, 5, 2, 3, 4, 6}; !slices.Equal(y.order, want) {
+			t.Errorf("got the order %v, want %v", y.order, want)
+		}
+		y.end()
+	})
+}
+
+func TestWithdrawTakesTheLastAndKeepsTheOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := newYard(1, nil, 1)
+		q := y.queues[0]
+		claims := y.claims(q, 10)
+		y.add(q, slices.Concat(claims[:1], claims[5:], claims[1:5]))
+		rest := y.withdraw(q, 3)
+		var ids []int64
+		for _, c := range rest {
+			ids = append(ids, c.job.ID)
+		}
+		slices.SortFunc(ids, cmp.Compare)
+		if want := []int64{5, 6, 7, 8, 9, 10}; !slices.Equal(ids, want) {
+			t.Errorf("withdrew %v, want %v", ids, want)
+		}
+		if y.withdraw(q, 3) != nil {
+			t.Error("withdrew more than there are")
+		}
+		y.finish(4)
+		if want := []int64{1, 2, 3, 4}; !slices.Equal(y.order, want) {
+			t.Errorf("got the order %v, want %v", y.order, want)
+		}
+		y.end()
+	})
+}
