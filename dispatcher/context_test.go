@@ -9,7 +9,10 @@ import (
 	"time"
 )
 
-type contextKey struct{}
+type (
+	contextKey struct{}
+	otherKey   struct{}
+)
 
 // newJobContext is one under a session's, which cancel ends.
 func newJobContext(t *testing.T) (c *jobContext, cancel context.CancelCauseFunc) {
@@ -28,7 +31,7 @@ func TestAJobsContextEndsWhoeverHasLookedAtItBefore(t *testing.T) {
 		"a value": func(c context.Context) { c.Value(contextKey{}) },
 		"a child": func(c context.Context) { _, stop := context.WithCancel(c); stop() },
 		"a child of its": func(c context.Context) {
-			_, stop := context.WithTimeout(context.WithValue(c, contextKey{}, 2), time.Hour)
+			_, stop := context.WithTimeout(context.WithValue(c, otherKey{}, 2), time.Hour)
 			stop()
 		},
 	} {
@@ -63,7 +66,7 @@ func TestAJobsContextEndsWhoeverHasLookedAtItBefore(t *testing.T) {
 				default:
 				}
 				test.do(c, session)
-				child, stop := context.WithCancel(context.WithValue(c, contextKey{}, 2))
+				child, stop := context.WithCancel(context.WithValue(c, otherKey{}, 2))
 				defer stop()
 				for name, ctx := range map[string]context.Context{"it": c, "a child": child} {
 					select {
