@@ -111,6 +111,7 @@ func (l *loop) hear(a answer) {
 		l.survey(a)
 	case a.queue != nil:
 		l.take(a)
+		l.shed()
 	}
 	if len(a.claim.Release) > 0 && len(l.release) == 0 {
 		l.wakeOthers()
@@ -239,8 +240,12 @@ func (l *loop) shrink(a answer) {
 }
 
 // shed hands back what is buffered far beyond what the handlers will take soon: they have become slower,
-// or the dispatchers more, since it was claimed.
+// or the dispatchers more, since it was claimed. Never beside a claim, which could not find what is given back
+// and would bring what comes after it: the next one can, as it gives back first.
 func (l *loop) shed() {
+	if l.asking {
+		return
+	}
 	now := time.Now()
 	for _, q := range l.queues {
 		q.rate.measure(now, l.slots.worked(q))
