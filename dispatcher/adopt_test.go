@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pq-dispatch/pq-dispatch/dispatcher"
 	"github.com/pq-dispatch/pq-dispatch/store"
@@ -56,6 +57,17 @@ func operate(t *testing.T, jobs *store.Store, op store.Operation, id int64) stor
 		t.Fatalf("got %v, %v, want one result", results, err)
 	}
 	return results[0].Outcome
+}
+
+// startListening runs a dispatcher that hears from now on what it is told: a word that nobody hears is lost.
+func startListening(t *testing.T, d *dispatcher.Dispatcher) *running {
+	t.Helper()
+	r := start(t, d)
+	eventually(t, "it listens", func() bool {
+		s, err := d.State(t.Context())
+		return err == nil && s.Listening
+	})
+	return r
 }
 
 // isLeft waits until no more than these jobs are left in the queue.
@@ -423,7 +435,7 @@ func TestCancelEndsAJobWhereverItIs(t *testing.T) {
 	launch := func(h dispatcher.Handler) *running {
 		d := dispatcher.New(storeAt(t, url), quiet(dispatcher.Options{Concurrency: 1, Sweep: time.Hour}))
 		d.Handle("apples", h)
-		return start(t, d)
+		return startListening(t, d)
 	}
 	launch(g)
 	mine := put(t, apples, "runs")
@@ -489,7 +501,7 @@ func TestAJobCancelledWhileItWaitsForASlotIsSetAsideAtOnce(t *testing.T) {
 		}
 		return nil
 	}))
-	r := start(t, d)
+	r := startListening(t, d)
 	ids, err := store.PutMany(t.Context(), apples, slices.Values(make([]int, fast+3000)))
 	if err != nil {
 		t.Fatal(err)
@@ -526,33 +538,46 @@ func TestAJobCancelledWhileItWaitsForASlotIsSetAsideAtOnce(t *testing.T) {
 func TestACancelledJobWhoseSessionBreaksIsSetAsideAllTheSame(t *testing.T) {
 	pool := poolAt(t, migrated.Database(t))
 	jobs := store.New(pool, store.Options{})
-	entered, proceed := make(chan struct{}), make(chan struct{})
-	handleApples(t, jobs, dispatcher.QueueOptions{}, func(ctx context.Context, _ *dispatcher.Job) error {
-		entered <- struct{}{}
+	entered, causes, proceed := make(chan int64, 10), make(chan error, 10), make(chan struct{})
+	d := dispatcher.New(jobs, quiet(dispatcher.Options{}))
+	d.Handle("apples", dispatcher.HandlerFunc(func(ctx context.Context, job *dispatcher.Job) error {
+		entered <- job.ID
 		<-ctx.Done()
+		causes <- context.Cause(ctx)
 		<-proceed // it takes its time
-		return context.Cause(ctx)
-	})
-	id := put(t, jobs.Queue("apples"), 1)
-	receive(t, entered, "the job")
-	operate(t, jobs, store.Cancel(), id)
-	// The other has been told as well, once this one has heard of it.
-	again := put(t, jobs.Queue("apples"), 2)
+		return ctx.Err()
+	}))
+	startListening(t, d)
+	setAside := func(id int64) {
+		t.Helper()
+		eventually(t, "it is set aside", func() bool {
+			r, exists := rowOf(t, pool, id)
+			return exists && r.SetAside
+		})
+	}
+	cancelled, other := put(t, jobs.Queue("apples"), 1), put(t, jobs.Queue("apples"), 2)
+	receive(t, entered, "a job")
 	receive(t, entered, "another job")
+	operate(t, jobs, store.Cancel(), cancelled)
+	if err := receive(t, causes, "the end of its context"); err != dispatcher.ErrCancelled {
+		t.Fatalf("its context ended by %v, want %v", err, dispatcher.ErrCancelled)
+	}
 	if _, err := pool.Exec(t.Context(), terminateLockSession, beaconClass); err != nil {
 		t.Fatal(err)
 	}
-	close(proceed)
-	eventually(t, "it is set aside", func() bool {
-		r, exists := rowOf(t, pool, id)
-		return exists && r.SetAside
-	})
-	receive(t, entered, "the other, again: its claim was lost")
-	operate(t, jobs, store.Cancel(), again)
-	eventually(t, "that is, too", func() bool {
-		r, exists := rowOf(t, pool, again)
-		return exists && r.SetAside
-	})
+	if err := receive(t, causes, "the end of the other's context"); err != dispatcher.ErrSessionLost {
+		t.Fatalf("the other's context ended by %v, want %v", err, dispatcher.ErrSessionLost)
+	}
+	proceed <- struct{}{}
+	proceed <- struct{}{}
+	setAside(cancelled)
+	if id := receive(t, entered, "the other, again: its claim was lost"); id != other {
+		t.Errorf("got job %d, want %d", id, other)
+	}
+	operate(t, jobs, store.Cancel(), other)
+	receive(t, causes, "the end of its context")
+	proceed <- struct{}{}
+	setAside(other)
 }
 
 func TestAPauseHoldsWhatWaitsAndItsEndWakes(t *testing.T) {
@@ -606,6 +631,133 @@ func TestAPauseHoldsWhatWaitsAndItsEndWakes(t *testing.T) {
 	}
 }
 
+// standStill has the statement that cause brings about stand still, in what gate puts in its way, until goOn is called.
+func standStill(t *testing.T, pool *pgxpool.Pool, gate string, cause func()) (goOn func()) {
+	t.Helper()
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = tx.Rollback(context.Background()) })
+	exec(t, tx, `select pg_advisory_xact_lock(4711)`)
+	exec(t, pool, gate)
+	cause()
+	eventually(t, "it stands still", func() bool {
+		var waits bool
+		err := pool.QueryRow(t.Context(), `select exists (select from pg_locks where locktype = 'advisory' and objid = 4711 and not granted)`).Scan(&waits)
+		return err == nil && waits
+	})
+	return func() {
+		t.Helper()
+		if err := tx.Rollback(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+const (
+	inAClaim = ` -- when it has its jobs
+		create function stand_still() returns trigger language plpgsql as $$
+		begin
+		  perform pg_advisory_xact_lock(4711);
+		  return new;
+		end $$;
+		create trigger stand_still before insert on pq_dispatch.ledger for each row execute function stand_still()`
+	inASweep = `
+		create or replace function pq_dispatch.lock_budget() returns integer language plpgsql as $$
+		begin
+		  perform pg_advisory_xact_lock(4711);
+		  return 1000;
+		end $$`
+)
+
+func TestASweepUnderWayMayBeOfQueuesThatAreLeft(t *testing.T) {
+	pool := poolAt(t, migrated.Database(t))
+	jobs := store.New(pool, store.Options{})
+	// A job that is due, and that nobody can have: a sweep finds work in the second queue.
+	other := connect(t, pool)
+	exec(t, other, `select pg_advisory_lock(pq_dispatch.lock_class(), pq_dispatch.lock_key($1))`, put(t, jobs.Queue("pears"), 1))
+	g := newGated()
+	options := dispatcher.Options{Sweep: 10 * time.Millisecond}
+	d := dispatcher.New(jobs, quiet(options))
+	for _, name := range []string{"apples", "pears", "plums"} {
+		d.Handle(name, g)
+	}
+	start(t, d)
+	eventually(t, "it has a session", func() bool {
+		s, err := d.State(t.Context())
+		return err == nil && s.Holding
+	})
+	goOn := standStill(t, pool, inASweep, func() {})
+	adopt(t, d, jobs, options, func(next *dispatcher.Dispatcher) { next.Handle("plums", g) })
+	goOn()
+	plum := put(t, jobs.Queue("plums"), 1)
+	if job := receive(t, g.entered, "the plum"); job.ID != plum {
+		t.Errorf("got %v, want job %d", job, plum)
+	}
+	close(g.proceed)
+	isLeft(t, jobs.Queue("plums"), 0)
+}
+
+func TestAQueueWhoseCodecChangesHandsBackWhatAClaimUnderWayBrings(t *testing.T) {
+	pool := poolAt(t, migrated.Database(t))
+	jobs := store.New(pool, store.Options{})
+	d := dispatcher.New(jobs, quiet(dispatcher.Options{Sweep: time.Hour}))
+	d.Handle("apples", dispatcher.HandlerFunc(func(_ context.Context, job *dispatcher.Job) error {
+		t.Errorf("the old handler got %v", job)
+		return nil
+	}))
+	start(t, d)
+	asleep(t, pool)
+	goOn := standStill(t, pool, inAClaim, func() { put(t, jobs.Queue("apples/gob"), 5) })
+	decoded := make(chan error, 10)
+	adopt(t, d, jobs, dispatcher.Options{Sweep: time.Hour}, func(next *dispatcher.Dispatcher) {
+		next.Handle("apples/gob", dispatcher.HandlerFunc(func(_ context.Context, job *dispatcher.Job) error {
+			var n int
+			err := job.Decode(&n)
+			decoded <- err
+			return err
+		}))
+	})
+	goOn()
+	if err := receive(t, decoded, "the job"); err != nil {
+		t.Error(err)
+	}
+	isLeft(t, jobs.Queue("apples"), 0)
+}
+
+// The answer to a claim may come after the word of a pause, though it is older.
+func TestAPauseHandsBackWhatAClaimUnderWayBrings(t *testing.T) {
+	pool := poolAt(t, migrated.Database(t))
+	jobs := store.New(pool, store.Options{})
+	apples, pears := jobs.Queue("apples"), jobs.Queue("pears")
+	a, p := newGated(), newGated()
+	d := dispatcher.New(jobs, quiet(dispatcher.Options{Sweep: time.Hour}))
+	d.Handle("apples", a)
+	d.Handle("pears", p)
+	startListening(t, d)
+	pear := put(t, pears, 1)
+	receive(t, p.entered, "the pear")
+	asleep(t, pool)
+	goOn := standStill(t, pool, inAClaim, func() { put(t, apples, 1) })
+	if _, err := apples.Pause(t.Context(), store.PauseOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	operate(t, jobs, store.Cancel(), pear) // heard after the pause
+	receive(t, p.causes, "the end of the pear's context")
+	goOn()
+	eventually(t, "nothing is held", func() bool { return len(jobLocks(t, pool)) == 0 })
+	if len(a.entered) > 0 {
+		t.Fatalf("got %v while its queue was paused", <-a.entered)
+	}
+	if _, err := apples.Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	receive(t, a.entered, "the apple")
+	close(a.proceed)
+	isLeft(t, apples, 0)
+}
+
 func TestAPauseHandsBackWhatIsClaimedAhead(t *testing.T) {
 	pool := poolAt(t, migrated.Database(t))
 	jobs := store.New(pool, store.Options{})
@@ -621,7 +773,7 @@ func TestAPauseHandsBackWhatIsClaimedAhead(t *testing.T) {
 		}
 		return nil
 	}))
-	start(t, d)
+	startListening(t, d)
 	if _, err := store.PutMany(t.Context(), apples, slices.Values(make([]int, fast+3000))); err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math"
 	"runtime"
 	"slices"
 	"sync"
@@ -93,109 +94,119 @@ func (y *yard) finish(n int) (finished []*claim) {
 	return finished
 }
 
-// end ends the workers.
+// end ends the workers, with what waits for them.
 func (y *yard) end() {
+	for _, q := range y.queues {
+		y.withdraw(q, 0)
+	}
 	close(y.work)
 	y.workers.Wait()
 }
 
 func TestSlotsNeverRunMoreThanTheyAreToAndLoseNoJob(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		size := rapid.IntRange(1, 6)
-		total := size.Draw(rt, "slots")
-		y := newYard(total, nil, size.Draw(rt, "of the first"), size.Draw(rt, "of the second"), size.Draw(rt, "of the third"))
-		limit := map[*queue]int{nil: total}
-		for _, q := range y.queues {
-			limit[q] = q.line.size
-		}
-		synctest.Test(t, func(t *testing.T) {
-			y.work = make(chan *claim, total) // of the bubble
-			y.news = make(chan struct{}, 1)
-			out := map[*claim]bool{} // put in, and not come back
-			back := func(claims []*claim) {
-				for _, c := range claims {
-					if !out[c] {
-						rt.Fatalf("job %d came back twice, or from nowhere", c.job.ID)
-					}
-					delete(out, c)
-					delete(c.queue.held, c.job.ID)
-				}
-			}
-			queue := func() *queue { return rapid.SampledFrom(y.queues).Draw(rt, "queue") }
-			// bound is how many may run at once until the next check: after a change to fewer, those that do.
-			bound := maps.Clone(limit)
-			check := func() {
-				synctest.Wait()
-				y.lock.Lock()
-				defer y.lock.Unlock()
-				for q, n := range y.most {
-					if n > bound[q] {
-						rt.Fatalf("%d ran at once, want at most %d", n, bound[q])
-					}
-					bound[q] = max(limit[q], y.running[q])
-					y.most[q] = y.running[q]
-				}
-				sum := 0
-				for _, q := range y.queues {
-					free, waiting, busy := y.spare(q)
-					if busy != y.running[q] {
-						rt.Fatalf("%d handlers of %s are at work, and the slots say %d", y.running[q], q.name, busy)
-					}
-					if free > 0 && waiting > 0 {
-						rt.Fatalf("%d slots are free for %s, and %d jobs wait", free, q.name, waiting)
-					}
-					sum += waiting
-				}
-				if y.atWork() != y.running[nil] {
-					rt.Fatalf("%d handlers are at work, and the slots say %d", y.running[nil], y.atWork())
-				}
-				if n := y.bytes(); n != int64(5*sum) {
-					rt.Fatalf("%d bytes wait, want those of %d jobs", n, sum)
-				}
-			}
-			rt.Repeat(map[string]func(*rapid.T){
-				"add": func(*rapid.T) {
-					q := queue()
-					claims := y.claims(q, rapid.IntRange(1, 10).Draw(rt, "jobs"))
-					for _, c := range claims {
-						out[c] = true
-					}
-					y.add(q, claims)
-				},
-				"pass time": func(*rapid.T) { <-time.After(time.Second) },
-				"collect":   func(*rapid.T) { back(y.collect()) },
-				"withdraw":  func(*rapid.T) { back(y.withdraw(queue(), rapid.IntRange(0, 5).Draw(rt, "keep"))) },
-				"skip": func(*rapid.T) {
-					q := queue()
-					for _, c := range q.held {
-						if !c.running {
-							c.ctx.get().cancel(ErrCancelled)
-							y.skip(c)
-							break
-						}
-					}
-				},
-				"resize": func(*rapid.T) {
-					n := size.Draw(rt, "slots")
-					bound[nil] = max(bound[nil], n)
-					y.resize(n - limit[nil])
-					limit[nil] = n
-				},
-				"resize a queue": func(*rapid.T) {
-					q, n := queue(), size.Draw(rt, "slots")
-					bound[q] = max(bound[q], n)
-					y.resizeLine(q, n)
-					limit[q] = n
-				},
-				"": func(*rapid.T) { check() },
-			})
-			back(y.finish(len(out)))
-			if !y.empty() || len(out) > 0 {
-				rt.Fatalf("at the end %d jobs are out, and %d at work", len(out), y.atWork())
-			}
-			y.end()
+		var failure any
+		synctest.Test(t, func(*testing.T) {
+			defer func() { failure = recover() }() // for rapid, which is outside
+			checkSlots(rt)
 		})
+		if failure != nil {
+			panic(failure)
+		}
 	})
+}
+
+func checkSlots(rt *rapid.T) {
+	size := rapid.IntRange(1, 6)
+	total := size.Draw(rt, "slots")
+	y := newYard(total, nil, size.Draw(rt, "of the first"), size.Draw(rt, "of the second"), size.Draw(rt, "of the third"))
+	limit := map[*queue]int{nil: total}
+	for _, q := range y.queues {
+		limit[q] = q.line.size
+	}
+	defer y.end()
+	out := map[*claim]bool{} // put in, and not come back
+	back := func(claims []*claim) {
+		for _, c := range claims {
+			if !out[c] {
+				rt.Fatalf("job %d came back twice, or from nowhere", c.job.ID)
+			}
+			delete(out, c)
+			delete(c.queue.held, c.job.ID)
+		}
+	}
+	queue := func() *queue { return rapid.SampledFrom(y.queues).Draw(rt, "queue") }
+	// bound is how many may run at once until the next check: after a change to fewer, those that do.
+	bound := maps.Clone(limit)
+	check := func() {
+		synctest.Wait()
+		y.lock.Lock()
+		defer y.lock.Unlock()
+		for q, n := range y.most {
+			if n > bound[q] {
+				rt.Fatalf("%d ran at once, want at most %d", n, bound[q])
+			}
+			bound[q] = max(limit[q], y.running[q])
+			y.most[q] = y.running[q]
+		}
+		sum := 0
+		for _, q := range y.queues {
+			free, waiting, busy := y.spare(q)
+			if busy != y.running[q] {
+				rt.Fatalf("%d handlers of %s are at work, and the slots say %d", y.running[q], q.name, busy)
+			}
+			if free > 0 && waiting > 0 {
+				rt.Fatalf("%d slots are free for %s, and %d jobs wait", free, q.name, waiting)
+			}
+			sum += waiting
+		}
+		if y.atWork() != y.running[nil] {
+			rt.Fatalf("%d handlers are at work, and the slots say %d", y.running[nil], y.atWork())
+		}
+		if n := y.bytes(); n != int64(5*sum) {
+			rt.Fatalf("%d bytes wait, want those of %d jobs", n, sum)
+		}
+	}
+	rt.Repeat(map[string]func(*rapid.T){
+		"add": func(*rapid.T) {
+			q := queue()
+			claims := y.claims(q, rapid.IntRange(1, 10).Draw(rt, "jobs"))
+			for _, c := range claims {
+				out[c] = true
+			}
+			y.add(q, claims)
+		},
+		"pass time": func(*rapid.T) { <-time.After(time.Second) },
+		"collect":   func(*rapid.T) { back(y.collect()) },
+		"withdraw":  func(*rapid.T) { back(y.withdraw(queue(), rapid.IntRange(0, 5).Draw(rt, "keep"))) },
+		"skip": func(*rapid.T) {
+			q := queue()
+			for _, c := range q.held {
+				if !c.running {
+					c.ctx.get().cancel(ErrCancelled)
+					y.skip(c)
+					break
+				}
+			}
+		},
+		"resize": func(*rapid.T) {
+			n := size.Draw(rt, "slots")
+			bound[nil] = max(bound[nil], n)
+			y.resize(n - limit[nil])
+			limit[nil] = n
+		},
+		"resize a queue": func(*rapid.T) {
+			q, n := queue(), size.Draw(rt, "slots")
+			bound[q] = max(bound[q], n)
+			y.resizeLine(q, n)
+			limit[q] = n
+		},
+		"": func(*rapid.T) { check() },
+	})
+	back(y.finish(len(out)))
+	if !y.empty() || len(out) > 0 {
+		rt.Fatalf("at the end %d jobs are out, and %d at work", len(out), y.atWork())
+	}
 }
 
 // The loop sleeps while all goes on by itself. It must be woken when a slot would stay empty, and for the first job that
@@ -244,6 +255,7 @@ func TestTheLoopHearsOfWhatItHasToSeeTo(t *testing.T) {
 func TestAHandlerThatEndsItsGoroutineCostsNoSlot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		y := newYard(2, func(_ context.Context, job *Job) error {
+			<-time.After(time.Second)
 			switch job.ID % 3 {
 			case 0:
 				runtime.Goexit()
@@ -253,13 +265,21 @@ func TestAHandlerThatEndsItsGoroutineCostsNoSlot(t *testing.T) {
 			return nil
 		}, 2)
 		q := y.queues[0]
-		y.add(q, y.claims(q, 30))
 		kinds := map[string]int{}
-		for _, c := range y.finish(30) {
-			kinds[c.outcome.kind]++
+		for _, n := range []int{30, 1, 1, 1} { // one after the other, and each by itself
+			y.add(q, y.claims(q, n))
+			for _, c := range y.finish(n) {
+				kinds[c.outcome.kind]++
+			}
 		}
-		if kinds[done] != 10 || kinds[retried] != 20 {
-			t.Errorf("got the outcomes %v, want 10 done and 20 to be retried", kinds)
+		y.most = map[*queue]int{}
+		y.add(q, y.claims(q, 2)) // the last one has taken its worker with it
+		y.finish(2)
+		if n := y.most[nil]; n != 2 {
+			t.Errorf("%d jobs of two ran at once, want both", n)
+		}
+		if kinds[done] != 11 || kinds[retried] != 22 {
+			t.Errorf("got the outcomes %v, want 11 done and 22 to be retried", kinds)
 		}
 		if !y.empty() {
 			t.Errorf("%d are at work at the end", y.atWork())
@@ -311,4 +331,24 @@ func TestWithdrawTakesTheLastAndKeepsTheOrder(t *testing.T) {
 		}
 		y.end()
 	})
+}
+
+// What a claim may come upon of what is in hand must be told it, or it runs twice at once.
+func TestAClaimIsToldOfWhatIsInHandWhereItLooks(t *testing.T) {
+	q := &queue{held: map[int64]*claim{}}
+	for id, times := range map[int64]store.Job{
+		-7: {}, 3: {}, 4: {ExpectedAt: time.Now()}, 5: {ScheduleAt: time.Now()}, 9: {}, 11: {ExpectedAt: time.Now()},
+	} {
+		q.held[id] = &claim{job: Job{Job: &times}}
+	}
+	for after, want := range map[int64][]int64{
+		0:             {-7, 3, 4, 5, 9, 11},
+		3:             {4, 5, 9, 11},
+		20:            {4, 5, 11},
+		math.MinInt64: {-7, 3, 4, 5, 9, 11},
+	} {
+		if got := slices.Sorted(slices.Values(q.heldAfter(after))); !slices.Equal(got, want) {
+			t.Errorf("after %d: got %v, want %v", after, got, want)
+		}
+	}
 }
