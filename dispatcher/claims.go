@@ -256,7 +256,6 @@ func (l *loop) shed() {
 		}
 		if waiting > keep && l.handBack(q, keep) {
 			q.wanted = true
-			q.place.rewind()
 		}
 	}
 }

@@ -46,56 +46,56 @@ func (h *hints) know(queues map[string]*queue) {
 const maxCancelled = 10_000
 
 // HandleNotification reads "<due in microseconds since 1970, or 0> <queue>" of a put, "bucket <number>" of a
-// wake lock that was given up, "pause <queue>" and "cancel <id>" of an operator, and "*" of all else. Anyone may send anything on the channel: what does not
-// name one of our queues is ignored, and a false hint costs a look.
+// wake lock that was given up, "pause <queue>" and "cancel <id>" of an operator, and "*" of all else. Anyone may
+// send anything on the channel: what does not name one of our queues is ignored, and a false hint costs a look.
 func (h *hints) HandleNotification(ctx context.Context, n *pgconn.Notification, conn *pgx.Conn) error {
-	micros, name, _ := strings.Cut(n.Payload, " ")
-	switch micros {
-	case "*":
+	kind, of, _ := strings.Cut(n.Payload, " ")
+	if kind == "*" {
 		return h.HandleBacklog(ctx, n.Channel, conn)
-	case "bucket":
-		if number, err := strconv.ParseUint(name, 10, 6); err == nil {
-			h.mu.Lock()
-			h.buckets[int32(number)] = true
-			h.mu.Unlock()
-			h.wake()
-		}
-		return nil
-	case "cancel":
-		if id, err := strconv.ParseInt(name, 10, 64); err == nil {
-			h.mu.Lock()
-			if len(h.cancelled) < maxCancelled {
-				h.cancelled = append(h.cancelled, id)
-			}
-			h.mu.Unlock()
-			h.wake()
-		}
-		return nil
 	}
 	h.mu.Lock()
-	q := h.known[name]
-	if q != nil && micros == "pause" {
-		h.paused[q] = true
-	}
+	news := h.note(kind, of)
 	h.mu.Unlock()
-	if q == nil {
-		return nil
-	}
-	if micros == "pause" {
+	if news {
 		h.wake()
-		return nil
+	}
+	return nil
+}
+
+// note tells whether there was anything in it. The caller holds the lock.
+func (h *hints) note(kind, of string) bool {
+	switch kind {
+	case "bucket":
+		number, err := strconv.ParseUint(of, 10, 6)
+		if err != nil {
+			return false
+		}
+		h.buckets[int32(number)] = true
+		return true
+	case "cancel":
+		id, err := strconv.ParseInt(of, 10, 64)
+		if err != nil || len(h.cancelled) == maxCancelled {
+			return false
+		}
+		h.cancelled = append(h.cancelled, id)
+		return true
+	}
+	q := h.known[of]
+	if q == nil {
+		return false
+	}
+	if kind == "pause" {
+		h.paused[q] = true
+		return true
 	}
 	var due time.Time
-	if micros, err := strconv.ParseInt(micros, 10, 64); err == nil && micros > 0 {
+	if micros, err := strconv.ParseInt(kind, 10, 64); err == nil && micros > 0 {
 		due = time.UnixMicro(micros)
 	}
-	h.mu.Lock()
 	if earlier, pending := h.pending[q]; !pending || due.Before(earlier) {
 		h.pending[q] = due
 	}
-	h.mu.Unlock()
-	h.wake()
-	return nil
+	return true
 }
 
 // HandleBacklog is called when the listener listens, again: anything may have been missed.

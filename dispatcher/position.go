@@ -7,13 +7,14 @@ import (
 
 // position is how far the claims of a queue have come. From the head they step over all that is in hand
 // and over what is done but not vacuumed, so a busy queue is claimed from where the last claim ended. What
-// stands before that, committed late or handed back, is found from the head: at most headShare of the time goes into
-// that, and no queue falls asleep without it.
+// stands before that, committed late or handed back by others, is found from the head: at most headShare of the time
+// goes into that, and no queue falls asleep without it.
 //
 // When the head has become long, as it does while some transaction keeps vacuum from its work, one look from
 // there takes longer than a job should wait. Then what stands before the position is looked at in pieces.
 type position struct {
 	after    int64         // 0: the next claim is from the head
+	returned int64         // the least id that was handed back since the last claim was asked for; 0: none
 	head     time.Time     // when the last answer to a claim from the head came
 	headCost time.Duration // how long that took
 	looked   time.Time     // when the latest answer came
@@ -39,6 +40,10 @@ func (p *position) long() bool { return p.headCost > longHead }
 
 // next says where to claim from, and in a piece up to where. whole is for a claim on whose word the queue is to sleep.
 func (p *position) next(now time.Time, whole bool) (after, upto int64) {
+	if p.returned > 0 {
+		p.after = min(p.after, p.returned-1)
+		p.returned = 0
+	}
 	switch {
 	case whole || p.after == 0 || now.Sub(p.head) > wholeLook:
 		return 0, 0
@@ -65,12 +70,10 @@ func (p *position) lull(since time.Time, now time.Time) bool {
 	return !p.long() || now.Sub(since) > headShare*p.headCost
 }
 
-// rewind makes the next claims look at what stands before the position: jobs were handed back.
-func (p *position) rewind() {
-	if p.long() {
-		p.back, p.piece = begin, time.Time{}
-	} else {
-		p.after = 0
+// rewind makes the next claim begin no later than at a job that was handed back, so that it runs in its order.
+func (p *position) rewind(id int64) {
+	if p.returned == 0 || id < p.returned {
+		p.returned = id
 	}
 }
 

@@ -41,7 +41,7 @@ func (l *loop) giveBack(q *queue, claims []*claim) {
 	for _, c := range claims {
 		l.drop(c)
 		l.returning[q] = true
-		q.place.rewind() // it is behind that
+		q.place.rewind(c.job.ID)
 	}
 }
 
