@@ -5,25 +5,20 @@ package dispatcher
 import (
 	"context"
 	"errors"
-	"slices"
 	"time"
 
-	"github.com/pq-dispatch/pq-dispatch/internal/telemetry"
+	"github.com/jackc/pgx/v5"
+
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
 
 // waitingBytes is how much data is claimed ahead at most, as the table holds it: compressed.
 const waitingBytes = 32 << 20
 
-// ask sends the next request to the lock session: a sweep, if it is time, or what there is to give
-// back together with a claim for the next queue that wants one.
+// ask sends the next request to the lock session: what there is to give back, together with a claim for the
+// next queue that wants one.
 func (l *loop) ask() {
 	if l.session == nil || l.asking || l.paused {
-		return
-	}
-	sweep := l.sweep && !l.stopping
-	if sweep && !l.swept {
-		l.sendSweep()
 		return
 	}
 	if unknown := l.withoutBucket(); len(unknown) > 0 {
@@ -45,20 +40,11 @@ func (l *loop) ask() {
 		request.claim.Suspect = l.suspects == 0
 	}
 	if request.queue == nil && len(l.release) == 0 && len(l.ended) == 0 && len(l.unparked) == 0 {
-		if sweep {
-			l.sendSweep()
-		}
 		return
 	}
 	l.locks -= len(l.release)
 	l.release, l.ended, l.unparked = nil, nil, nil
-	l.swept = false
 	l.send(request)
-}
-
-func (l *loop) sendSweep() {
-	l.sweep, l.swept = false, true
-	l.send(ask{sweep: slices.Clone(l.queues)}) // which may be fewer when the answer comes
 }
 
 func (l *loop) send(request ask) {
@@ -68,7 +54,7 @@ func (l *loop) send(request ask) {
 
 // choose finds the next queue that may have work and has room for it, and how much.
 func (l *loop) choose() (*queue, int) {
-	if l.stopping || l.burying {
+	if l.stopping || l.burying || !l.session.surveyed {
 		return nil, 0
 	}
 	spare := l.session.budget - l.locks + len(l.release)
@@ -107,8 +93,6 @@ func (l *loop) hear(a answer) {
 	switch {
 	case a.settle != nil:
 		l.settleIn(a.settle, a.buckets)
-	case a.sweep != nil:
-		l.survey(a)
 	case a.queue != nil:
 		l.take(a)
 		l.shed()
@@ -179,38 +163,6 @@ func (l *loop) take(a answer) {
 	l.slots.add(q, taken)
 }
 
-// survey takes the result of a sweep.
-func (l *loop) survey(a answer) {
-	telemetry.Wake(l.inner, "sweep")
-	for i, outlook := range a.survey.Outlooks {
-		if outlook.Due {
-			a.sweep[i].wanted = true
-		}
-		if outlook.NextDue >= 0 {
-			l.expect(a.sweep[i], outlook.NextDue)
-		}
-	}
-	l.session.budget = a.survey.Budget
-	l.shed()
-	if len(a.survey.Dead) > 0 && !l.burying {
-		l.burying = true
-		l.background.Go(func() {
-			l.bury(a.survey.Dead)
-			l.buried <- struct{}{}
-		})
-	}
-}
-
-// bury sees to what dead dispatchers have left. Claims wait for it: a job that is claimed again before
-// its attempt is counted could go on killing processes uncounted.
-func (l *loop) bury(dead []int32) {
-	for _, id := range dead {
-		if err := l.d.bury(l.inner, id, 0); err != nil && l.inner.Err() == nil {
-			l.d.log.Warn("cannot bury a dead dispatcher; the next sweep tries again", "dispatcher", id, "error", err)
-		}
-	}
-}
-
 // pause is how long nothing is asked of a server whose lock table is full.
 const pause = time.Second
 
@@ -222,9 +174,6 @@ func (l *loop) shrink(a answer) {
 	l.resume.Reset(pause)
 	l.ended = append(l.ended, a.claim.Ended...)
 	l.unparked = append(l.unparked, a.claim.Unpark...)
-	if a.sweep != nil {
-		l.sweep = true
-	}
 	if q := a.queue; q != nil {
 		q.wanted = true
 		if a.claim.Park { // it may have the lock: a session lock outlives the failed statement
@@ -263,7 +212,7 @@ func (l *loop) shed() {
 // open begins the life of a lock session: everything may have changed.
 func (l *loop) open(news opening) {
 	ctx, cancel := context.WithCancelCause(l.inner)
-	l.session = &sessionScope{ctx: ctx, cancel: cancel, budget: news.budget}
+	l.session = &sessionScope{id: news.id, ctx: ctx, cancel: cancel, budget: news.budget}
 	l.sweep = true
 	if most := l.d.options.Concurrency; news.budget < most {
 		l.d.log.Warn("the server's lock table does not allow so many jobs at once",
@@ -285,11 +234,19 @@ func (l *loop) open(news opening) {
 	}
 }
 
+// answers fails if the server does not answer soon.
+func answers(ctx context.Context, conn *pgx.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, witnessTimeout)
+	defer cancel()
+	return conn.Ping(ctx)
+}
+
 // lose ends it: all claims are lost. Running handlers are told to stop; their jobs stay in held, so
 // that this process at least does not run them a second time beside them.
 func (l *loop) lose(err error) {
 	l.d.log.Error("the lock session broke; its claims are lost", "running", l.slots.atWork(), "error", err)
 	l.cancelHandlers(ErrSessionLost)
+	l.listener.Do(answers) // what broke the one may have broken the other
 	for _, q := range l.queues {
 		for _, c := range l.slots.withdraw(q, 0) {
 			delete(q.held, c.job.ID)

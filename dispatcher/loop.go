@@ -59,8 +59,9 @@ type loop struct {
 	session  *sessionScope // nil: none is open
 	asking   bool          // an ask is under way
 	sweep    bool          // one is wanted
-	swept    bool          // the last ask was one: claims come first now
-	burying  bool          // the dead are being seen to
+	sweeping bool          // one is under way
+	surveyed chan surveyed
+	burying  bool // the dead are being seen to
 	buried   chan struct{}
 	locks    int     // held by the session
 	release  []int64 // to be given back with the next ask
@@ -124,6 +125,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		batches:   map[int64]int{},
 		settled:   make(chan settlement, 1),
 		buried:    make(chan struct{}, 1),
+		surveyed:  make(chan surveyed, 1),
 		returning: map[*queue]bool{},
 	}
 	for _, name := range slices.Sorted(maps.Keys(d.queues)) {
@@ -172,11 +174,13 @@ func (l *loop) run(ctx context.Context) error {
 	cancelled := false
 	for {
 		l.settle()
+		l.lookAround()
 		l.ask()
 		if l.stopping && l.atRest() {
 			return nil
 		}
 		l.arm()
+		l.keeper.busy.Store(l.locks > 0)
 		select {
 		case <-l.slots.news:
 		case s := <-l.settled:
@@ -194,6 +198,8 @@ func (l *loop) run(ctx context.Context) error {
 			command(l)
 		case <-l.sweeps.C:
 			l.sweep = true
+		case s := <-l.surveyed:
+			l.hearSurvey(s)
 		case <-l.buried:
 			l.burying = false
 		case news := <-l.keeper.opened:

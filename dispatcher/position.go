@@ -11,29 +11,60 @@ import (
 // goes into that, and no queue falls asleep without it.
 //
 // When the head has become long, as it does while some transaction keeps vacuum from its work, one look from
-// there takes longer than a job should wait. Then what stands before the position is looked at in pieces.
+// there takes longer than a job should wait. Then what stands before the position is looked at in pieces: again
+// and again the last of it, where most of what is committed late will be, and between these one after the other of
+// the rest.
 type position struct {
 	after    int64         // 0: the next claim is from the head
 	returned int64         // the least id that was handed back since the last claim was asked for; 0: none
+	look     look          // of the claim that was asked for last
 	head     time.Time     // when the last answer to a claim from the head came
-	headCost time.Duration // how long that took
+	headCost time.Duration // how long a look from there takes
 	looked   time.Time     // when the latest answer came
 	cost     time.Duration // how long that took
 
-	back      int64 // where the next piece begins
-	width     int64 // of a piece, in ids
-	piece     time.Time
-	pieceCost time.Duration
+	// Of a long head:
+	near, far   piece
+	trail, mark int64 // where the position was, one or two trailTimes ago, and one at most
+	marked      time.Time
+	width       int64         // of a piece, in ids
+	back        int64         // where the next far piece begins; 0: at the beginning of a round
+	round       time.Duration // cost of its far pieces so far
 }
+
+// look is where a claim looks.
+type look int
+
+const (
+	fromHead look = iota
+	ahead         // from the position
+	justBehind
+	farBehind
+)
+
+// piece is the latest look at a part of a long head.
+type piece struct {
+	at   time.Time
+	cost time.Duration
+}
+
+func (p piece) due(now time.Time) bool { return now.Sub(p.at) > headShare*p.cost }
 
 const (
 	headShare  = 10                    // claims from the head wait that many times their own cost
 	urgentLook = 20 * time.Millisecond // between looks of a queue whose buffer is full
 	longHead   = 10 * time.Millisecond // a look from there that takes longer is broken up
-	wholeLook  = time.Minute           // between looks from there all the same: for suspects, and to see whether it is still long
-	pieceTime  = 4 * time.Millisecond  // for a piece
+
+	// Between looks from a long head all the same, which suspects wait for: rarely enough that fewer than one job
+	// in a hundred waits for such a look to end.
+	wholeLook  = time.Minute
+	wholeShare = 200
+
+	pieceTime  = 4 * time.Millisecond // for a piece
 	firstWidth = 1 << 14
-	begin      = math.MinInt64 // before all ids
+	leastWidth = 1 << 10
+	trailTime  = time.Second // most puts commit within
+	begin      = math.MinInt64
 )
 
 func (p *position) long() bool { return p.headCost > longHead }
@@ -44,21 +75,46 @@ func (p *position) next(now time.Time, whole bool) (after, upto int64) {
 		p.after = min(p.after, p.returned-1)
 		p.returned = 0
 	}
-	switch {
-	case whole || p.after == 0 || now.Sub(p.head) > wholeLook:
+	p.look = p.choose(now, whole)
+	switch p.look {
+	case fromHead:
 		return 0, 0
-	case !p.long():
-		if now.Sub(p.head) > headShare*p.headCost {
-			return 0, 0
-		}
-	case now.Sub(p.piece) > headShare*p.pieceCost:
-		if p.width == 0 || p.back >= p.after {
-			p.back, p.width = begin, max(p.width, firstWidth)
-		}
-		return p.back, min(p.after, max(p.back, 0)+p.width)
+	case justBehind:
+		return p.justBehind(), p.after
+	case farBehind:
+		return p.back, p.farUpto()
 	}
 	return p.after, 0
 }
+
+func (p *position) choose(now time.Time, whole bool) look {
+	switch since := now.Sub(p.head); {
+	case whole || p.after == 0:
+		return fromHead
+	case !p.long():
+		if since > headShare*p.headCost {
+			return fromHead
+		}
+	case since > max(wholeLook, wholeShare*p.headCost):
+		return fromHead
+	case p.near.due(now) && p.justBehind() < p.after && !(p.far.due(now) && p.far.at.Before(p.near.at)):
+		return justBehind
+	case p.far.due(now):
+		if p.width == 0 {
+			p.width = firstWidth
+		}
+		if p.back == 0 {
+			p.back = begin
+		}
+		return farBehind
+	}
+	return ahead
+}
+
+// justBehind is where the last part of what stands before the position begins.
+func (p *position) justBehind() int64 { return max(p.trail, p.after-max(p.width, leastWidth)) }
+
+func (p *position) farUpto() int64 { return min(p.after, max(p.back, 0)+p.width) }
 
 // stale tells whether it is time to look for urgent jobs, though there is no room for more.
 func (p *position) stale(now time.Time) bool {
@@ -86,25 +142,44 @@ func (p *position) advance(a answer, full bool) {
 		}
 	}
 	p.looked, p.cost = a.at, a.at.Sub(a.asked)
-	switch {
-	case a.claim.Upto != 0:
-		p.piece, p.pieceCost = a.at, p.cost
-		if p.back = a.claim.Upto; full {
-			p.back = last
-		}
-		switch {
-		case p.cost > 2*pieceTime:
-			p.width = max(p.width/2, firstWidth/16)
-		case p.cost < pieceTime/2:
-			p.width *= 2
+	done := piece{at: a.at, cost: p.cost}
+	switch p.look {
+	case justBehind:
+		if p.near = done; full {
+			p.near.cost = 0 // look there again at once
 		}
 		return
-	case a.claim.After == 0:
+	case farBehind:
+		p.far = done
+		p.round += p.cost
+		if p.back = a.claim.Upto; full {
+			p.back, p.far.cost = last, 0
+		} else {
+			p.adapt(a.claim.Upto - max(a.claim.After, 0))
+		}
+		if p.back >= p.after { // all of it has been seen
+			p.headCost, p.round, p.back = p.round, 0, 0
+		}
+		return
+	case fromHead:
 		p.head, p.headCost = a.at, p.cost
+		p.back, p.round = 0, 0
 	}
 	if full || p.long() {
 		p.after = max(p.after, last)
 	} else {
 		p.after = 0 // the next one has to be from the head
+	}
+	if a.at.Sub(p.marked) > trailTime {
+		p.trail, p.mark, p.marked = p.mark, p.after, a.at
+	}
+}
+
+// adapt chooses the width of the next pieces by what one took that has looked at so many ids. The last piece of a
+// round is cut short, and says nothing in favour of wider ones.
+func (p *position) adapt(walked int64) {
+	fitting := int64(float64(walked) * float64(pieceTime) / float64(max(p.cost, time.Microsecond)))
+	if walked == p.width || fitting < p.width {
+		p.width = max(min(fitting, 2*p.width), leastWidth)
 	}
 }

@@ -134,7 +134,7 @@ func TestAMillionFutureJobsCostPresentOnesNothing(t *testing.T) {
 		if more := claim(t, session, store.ClaimRequest{Queue: apples, Want: present, Held: ids, Park: true}).Jobs; len(more) > 0 {
 			t.Fatalf("claimed %d jobs more, want none", len(more))
 		}
-		if _, err := session.Sweep(t.Context(), []*store.Queue{apples}); err != nil {
+		if _, err := jobs.Sweep(t.Context(), session.ID(), []*store.Queue{apples}); err != nil {
 			t.Fatal(err)
 		}
 		cost := readsOf(t, conn).since(before)

@@ -3,6 +3,8 @@ package dispatcher
 import (
 	"context"
 	"errors"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pq-dispatch/pq-dispatch/retry"
@@ -13,20 +15,29 @@ import (
 // long may as well be gone.
 const sessionTimeout = 15 * time.Second
 
+// A lock session whose server side is gone while nobody told us answers no more, and its claims are free to others.
+// So another connection is asked whether the beacon is lit: now and then while jobs are in hand, and else by the sweep.
+const (
+	witnessEvery   = 1500 * time.Millisecond
+	witnessTimeout = time.Second
+)
+
 // sessionScope is the life of one lock session: its claims, and the contexts of their handlers,
 // end with it.
 type sessionScope struct {
+	id     int32
 	ctx    context.Context // of the handlers
 	cancel context.CancelCauseFunc
 	budget int // how many locks it may hold
+
+	surveyed bool // once: claims wait for it, as what the dead have left must be counted before it is run again
 }
 
-// ask is what the loop wants done on the lock session: a claim, a sweep, or the names of wake locks.
+// ask is what the loop wants done on the lock session: a claim, or the names of wake locks.
 type ask struct {
 	claim  store.ClaimRequest
 	queue  *queue   // for which the claim is; nil: it only gives back
-	sweep  []*queue // these, instead of a claim
-	settle []*queue // the wake locks of these, instead
+	settle []*queue // the wake locks of these, instead of a claim
 	asked  time.Time
 }
 
@@ -35,7 +46,6 @@ type answer struct {
 	ask
 	at      time.Time // when it came
 	claims  store.Claims
-	survey  store.Survey
 	buckets []int32
 	err     error
 }
@@ -55,10 +65,12 @@ type keeper struct {
 	opened  chan opening
 	lost    chan error    // it broke
 	first   chan struct{} // closed once a session has been opened
+	busy    atomic.Bool   // jobs are in hand; set by the loop
+	dark    chan int32    // the dispatcher whose beacon a sweep has seen out; of capacity 1
 }
 
 func newKeeper(d *Dispatcher) *keeper {
-	return &keeper{d: d, asks: make(chan ask, 1), answers: make(chan answer, 1), opened: make(chan opening), lost: make(chan error), first: make(chan struct{})}
+	return &keeper{d: d, asks: make(chan ask, 1), answers: make(chan answer, 1), opened: make(chan opening), lost: make(chan error), first: make(chan struct{}), dark: make(chan int32, 1)}
 }
 
 // run returns when ctx ends, or with the error for which the first session could not be opened and
@@ -140,6 +152,11 @@ func (k *keeper) serve(ctx context.Context, session *store.Session, news opening
 	case <-ctx.Done():
 		return nil
 	}
+	watched, unwatch := context.WithCancel(ctx)
+	var witness sync.WaitGroup
+	defer witness.Wait()
+	defer unwatch()
+	witness.Go(func() { k.witness(watched, session) })
 	for {
 		request, err := k.next(ctx, session)
 		if err != nil {
@@ -150,6 +167,42 @@ func (k *keeper) serve(ctx context.Context, session *store.Session, news opening
 		k.answers <- reply // never blocks: one ask at a time is under way, and there is room for its answer
 		if reply.err != nil && !errors.Is(reply.err, store.ErrLockTable) {
 			return reply.err
+		}
+	}
+}
+
+// witness breaks the session when the server says, on another connection, that it has ended: else that would be noticed when an
+// exchange takes too long, and until then handlers would go on with jobs that others run. An answer that does not come tells
+// nothing about the session, but makes it likely that the pool's other connections are as dead.
+func (k *keeper) witness(ctx context.Context, session *store.Session) {
+	tick := time.NewTicker(witnessEvery)
+	defer tick.Stop()
+	late := false
+	for {
+		select {
+		case <-tick.C:
+		case id := <-k.dark:
+			if id == session.ID() {
+				session.Break()
+				return
+			}
+			continue
+		case <-ctx.Done():
+			return
+		}
+		if !k.busy.Load() && !late {
+			continue
+		}
+		asked, cancel := context.WithTimeout(ctx, witnessTimeout)
+		lit, err := k.d.jobs.Lit(asked, session.ID())
+		late = asked.Err() == context.DeadlineExceeded
+		cancel()
+		switch {
+		case err == nil && !lit:
+			session.Break()
+			return
+		case late:
+			k.d.jobs.Renew()
 		}
 	}
 }
@@ -183,8 +236,6 @@ func (k *keeper) carryOut(ctx context.Context, session *store.Session, request a
 	switch {
 	case request.settle != nil:
 		reply.buckets, reply.err = session.Buckets(ctx, sources(request.settle))
-	case request.sweep != nil:
-		reply.survey, reply.err = session.Sweep(ctx, sources(request.sweep))
 	default:
 		reply.claims, reply.err = session.Claim(ctx, request.claim)
 	}

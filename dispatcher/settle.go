@@ -13,8 +13,12 @@ import (
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
 
-// settleTimeout bounds one write: a connection that has died without a word must not hold up all.
-const settleTimeout = 30 * time.Second
+// These bound one write: a connection that has died without a word must not hold up all. The first attempt has less
+// time, and when it is over, the pool's other connections are taken for as dead; a server that is slow gets more from then on.
+const (
+	settleFirst   = 3 * time.Second
+	settleTimeout = 30 * time.Second
+)
 
 // settle writes the outcomes of a batch of runs, and tries until the database has taken them: a
 // done job whose completion is lost would run again. It runs on a goroutine of its own, one batch
@@ -60,8 +64,17 @@ func (d *Dispatcher) settle(ctx context.Context, batch []*claim, wait bool) (wri
 // write sends the outcomes, at most one statement a kind. Each is safe to repeat: it concerns an
 // attempt, and changes nothing once that is over.
 func (d *Dispatcher) write(ctx context.Context, batch []*claim, repeated bool) error {
-	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	limit := settleFirst
+	if repeated {
+		limit = settleTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	defer func() {
+		if ctx.Err() == context.DeadlineExceeded {
+			d.jobs.Renew()
+		}
+	}()
 	var completed, checked []store.Run
 	var returned []store.Return
 	for _, c := range batch {

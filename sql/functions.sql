@@ -230,8 +230,9 @@ begin
     return;
   end if;
 
-  insert into {{.Support}}.ledger (dispatcher, batch, ids, attempts)
-  values (claim.dispatcher, claim.batch, ids, attempts);
+  -- claimed_at by the clock and not by the transaction's start: bury compares it with when a job was put off.
+  insert into {{.Support}}.ledger (dispatcher, batch, ids, attempts, claimed_at)
+  values (claim.dispatcher, claim.batch, ids, attempts, clock_timestamp());
 
   return query
     select q.id, q.data, q.enqueued_at, q.schedule_at, q.expected_at, q.task, q.attempt,
@@ -541,11 +542,13 @@ as $$
            where locktype = 'advisory' and classid = {{.BeaconClass}} and objsubid = 2)))::integer
 $$;
 
--- sweep: one look at many queues, for a dispatcher that has nothing else to do. For each: is a job
+-- sweep: one look at many queues, and at what has to be looked at now and then. For each queue: is a job
 -- due, and in how many seconds is the next one. And whose entries stand in the ledger though their
--- beacon is out, and the lock budget.
-create function {{.Support}}.sweep(queues text[], dispatcher integer)
-returns table (due boolean, next_due double precision, dead integer[], budget integer)
+-- beacon is out, the lock budget, and whether the dispatcher's own beacon is lit.
+create function {{.Support}}.sweep(
+  queues text[], dispatcher integer,
+  out due boolean[], out next_due double precision[], out dead integer[], out budget integer, out lit boolean
+)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -554,10 +557,15 @@ set enable_sort = off
 set jit = off
 as $$
 declare
-  queue  text;
-  dead   integer[] := '{}';
-  budget constant integer := {{.Support}}.lock_budget();
+  queue text;
 begin
+  due := '{}';
+  next_due := '{}';
+  dead := '{}';
+  budget := {{.Support}}.lock_budget();
+  lit := exists (
+    select from pg_locks k
+    where k.locktype = 'advisory' and k.classid = {{.BeaconClass}} and k.objid::integer = dispatcher and k.objsubid = 2);
   if exists (select from {{.Support}}.ledger l where l.dispatcher <> sweep.dispatcher) then
     dead := array(
       select distinct l.dispatcher
@@ -569,17 +577,14 @@ begin
       where k.locktype = 'advisory' and k.classid = {{.BeaconClass}} and k.objsubid = 2);
   end if;
   foreach queue in array queues loop
-    return query select
-      not {{.Support}}.paused(queue) and (exists (
+    due := array_append(due, not {{.Support}}.paused(queue) and (exists (
         select from {{.Table}} q
         where q.q_name = queue and q.dequeued_at is null and q.schedule_at is null
       ) or exists (
         select from {{.Table}} q
         where q.q_name = queue and q.dequeued_at is null and q.schedule_at <= statement_timestamp()
-      )),
-      extract(epoch from {{.Support}}.next_due(queue))::double precision,
-      dead,
-      budget;
+      )));
+    next_due := array_append(next_due, extract(epoch from {{.Support}}.next_due(queue))::double precision);
   end loop;
 end
 $$;
@@ -633,6 +638,9 @@ begin
     join {{.Table}} q on q.id = e.id and q.dequeued_at is null
       and (e.attempt is null or q.attempt = e.attempt or q.attempt > e.attempt and q.deaths > 0)
       and (e.attempt is null or l.batch > 0 or q.deaths > 1)
+      -- What was put off since it was claimed had been given back, as the same attempt, and killed nobody: its batch
+      -- stands in the ledger for the others of it.
+      and (q.schedule_at is null or q.schedule_at <= l.claimed_at)
     where l.dispatcher = bury.dispatcher
   loop
     if not pg_try_advisory_xact_lock({{.Support}}.lock_class(), {{.Support}}.lock_key(job.id)) then

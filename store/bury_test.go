@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -207,6 +208,28 @@ func TestDeathsThatFollowOneAnotherAreBlamedOnTheSame(t *testing.T) {
 					t.Errorf("got %d deaths of a job that ran in one of the processes", n)
 				}
 			})
+		}
+	}
+}
+
+func TestADeathIsNotCountedForAJobThatWasPutOffBefore(t *testing.T) {
+	pool, jobs := open(t)
+	apples := jobs.Queue("apples")
+	off, stays := put(t, apples, 1), put(t, apples, 2)
+	session := openSession(t, jobs)
+	c := claim(t, session, apples, 2)
+	wantClaims(t, c, off, stays)
+	if n, err := jobs.Settle(t.Context(), nil, []store.Return{{Run: c.Jobs[0].Run(), Delay: time.Hour}}); err != nil || n != 1 {
+		t.Fatalf("put off: got %d and %v, want 1", n, err)
+	}
+	_, err := session.Claim(t.Context(), store.ClaimRequest{Release: []int64{off}})
+	check(t, err)
+	kill(t, pool, session)
+	bury(t, jobs, session, 0)
+	for id, want := range map[int64]int{off: 1, stays: 2} {
+		found, err := jobs.Find(t.Context(), id)
+		if check(t, err); found.Attempt != want {
+			t.Errorf("job %d: got attempt %d, want %d", id, found.Attempt, want)
 		}
 	}
 }

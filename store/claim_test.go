@@ -396,7 +396,7 @@ func TestAPausedQueueGivesNothingAndTellsWhenItEnds(t *testing.T) {
 	pear := put(t, pears, 1)
 	outlook := func() store.Outlook {
 		t.Helper()
-		s, err := session.Sweep(t.Context(), []*store.Queue{apples})
+		s, err := jobs.Sweep(t.Context(), session.ID(), []*store.Queue{apples})
 		check(t, err)
 		return s.Outlooks[0]
 	}

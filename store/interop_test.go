@@ -258,7 +258,7 @@ func TestOddValuesFromSQLDoNotStopTheQueue(t *testing.T) {
 		_ = job.String()
 	}
 	release(t, session, claims)
-	if survey, err := session.Sweep(t.Context(), []*store.Queue{apples}); err != nil || !survey.Outlooks[0].Due {
+	if survey, err := jobs.Sweep(t.Context(), session.ID(), []*store.Queue{apples}); err != nil || !survey.Outlooks[0].Due {
 		t.Errorf("sweep: got %v, %v", survey, err)
 	}
 	if _, err := jobs.Counts(t.Context()); err != nil {

@@ -176,7 +176,7 @@ func (s *Store) Dispatchers(ctx context.Context) ([]Dispatcher, error) {
 		       coalesce(l.batches, 0), coalesce(extract(epoch from clock_timestamp() - l.oldest), 0)::float8
 		from `+s.function("dispatchers")+`() d
 		full join (
-		  select dispatcher, count(*) as batches, sum(cardinality(ids)) as jobs, min(claimed_at) as oldest
+		  select dispatcher, count(*) as batches, sum(pg_catalog.cardinality(ids)) as jobs, min(claimed_at) as oldest
 		  from `+s.names.Qualify("ledger")+`
 		  group by dispatcher
 		) l on l.dispatcher = d.id

@@ -134,7 +134,7 @@ func (s *Store) Uncompleted(ctx context.Context, runs []Run) (ids []int64, err e
 		all[i], attempts[i] = r.ID, int32(r.Attempt)
 	}
 	err = s.db.QueryRow(ctx, `
-		select coalesce(array_agg(id), '{}')
+		select coalesce(pg_catalog.array_agg(id), '{}')
 		from (
 		  select q.id
 		  from unnest($1::bigint[], $2::integer[]) done(id, attempt)

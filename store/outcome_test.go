@@ -127,7 +127,7 @@ func TestBuryCountsTheAttemptsOfTheDead(t *testing.T) {
 	settle(t, jobs, []store.Run{{ID: finished, Attempt: 1}}, store.Return{Run: store.Run{ID: failed, Attempt: 1}, Counts: true, Reason: "failed"})
 
 	sweep := func() []int32 {
-		survey, err := survivor.Sweep(t.Context(), []*store.Queue{apples})
+		survey, err := jobs.Sweep(t.Context(), survivor.ID(), []*store.Queue{apples})
 		check(t, err)
 		return survey.Dead
 	}
@@ -220,7 +220,7 @@ func TestForgetClearsTheLedgerWithoutCounting(t *testing.T) {
 	kill(t, pool, broken)
 	next := openSession(t, jobs)
 	check(t, next.Forget(t.Context(), broken.ID()))
-	survey, err := other.Sweep(t.Context(), []*store.Queue{apples})
+	survey, err := jobs.Sweep(t.Context(), other.ID(), []*store.Queue{apples})
 	if len(survey.Dead) > 0 || err != nil {
 		t.Errorf("the sweep found the dead %v, %v, want none", survey.Dead, err)
 	}

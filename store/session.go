@@ -13,6 +13,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/pq-dispatch/pq-dispatch/sql"
 )
 
 // Session is the lock session of a dispatcher: a connection whose session-level advisory locks are
@@ -163,7 +165,7 @@ func (x *Session) Buckets(ctx context.Context, queues []*Queue) ([]int32, error)
 	for i, q := range queues {
 		names[i] = q.name
 	}
-	rows, err := x.conn.Query(ctx, `select `+x.store.function("bucket")+`(name) from unnest($1::text[]) with ordinality q(name, n) order by n`, names)
+	rows, err := x.conn.Query(ctx, `select `+x.store.function("bucket")+`(name) from pg_catalog.unnest($1::text[]) with ordinality q(name, n) order by n`, names)
 	if err == nil {
 		var buckets []int32
 		if buckets, err = pgx.CollectRows(rows, pgx.RowTo[int32]); err == nil {
@@ -316,30 +318,31 @@ type Survey struct {
 	Outlooks []Outlook // of the queues, in their order
 	Dead     []int32   // dispatchers that have died and left claims in the ledger, for [Store.Bury]
 	Budget   int       // how many locks a dispatcher may hold now
+	Lit      bool      // the asking dispatcher's beacon is lit: its lock session lives
 }
 
-// Sweep looks at all the queues in one statement.
-func (x *Session) Sweep(ctx context.Context, queues []*Queue) (s Survey, err error) {
+// Sweep looks at all the queues in one statement, and for what dispatchers other than this one have left.
+func (s *Store) Sweep(ctx context.Context, dispatcher int32, queues []*Queue) (Survey, error) {
 	names := make([]string, len(queues))
 	for i, q := range queues {
 		names[i] = q.name
 	}
-	rows, err := x.conn.Query(ctx, `select due, next_due, dead, budget from `+x.store.function("sweep")+`($1, $2)`, names, x.id)
-	if err == nil {
-		s.Outlooks, err = pgx.CollectRows(rows, func(r pgx.CollectableRow) (Outlook, error) {
-			var seconds *float64
-			o := Outlook{NextDue: -1}
-			err := r.Scan(&o.Due, &seconds, &s.Dead, &s.Budget)
-			if seconds != nil {
-				o.NextDue = delay(seconds, farAway)
-			}
-			return o, err
-		})
-	}
+	var found Survey
+	var due []bool
+	var next []*float64 // in seconds
+	err := s.db.QueryRow(ctx, `select due, next_due, dead, budget, lit from `+s.function("sweep")+`($1, $2)`, names, dispatcher).
+		Scan(&due, &next, &found.Dead, &found.Budget, &found.Lit)
 	if err != nil {
 		return Survey{}, fmt.Errorf("store: sweep: %w", explain(err))
 	}
-	return s, nil
+	for i := range queues {
+		o := Outlook{Due: due[i], NextDue: -1}
+		if next[i] != nil {
+			o.NextDue = delay(next[i], farAway)
+		}
+		found.Outlooks = append(found.Outlooks, o)
+	}
+	return found, nil
 }
 
 // LockBudget is how many locks each dispatcher of the server may hold so that all together leave
@@ -350,6 +353,27 @@ func (x *Session) LockBudget(ctx context.Context) (budget int, err error) {
 	}
 	return budget, nil
 }
+
+// Lit tells whether the beacon of a dispatcher is lit, so whether its lock session lives as far as the server knows.
+func (s *Store) Lit(ctx context.Context, dispatcher int32) (lit bool, err error) {
+	// A look into pg_locks would cost the more, the more locks there are.
+	err = s.db.QueryRow(ctx, `select not pg_try_advisory_xact_lock_shared($1::int, $2::int)`, int32(sql.BeaconClass), dispatcher).Scan(&lit)
+	if err != nil {
+		return false, fmt.Errorf("store: beacon %d: %w", dispatcher, explain(err))
+	}
+	return lit, nil
+}
+
+// Renew has the pool replace its connections, those in use once they are back: to be called when one has not answered, as
+// the others may be as dead. Where the store is over no pool, it does nothing.
+func (s *Store) Renew() {
+	if pool, ok := s.db.(interface{ Reset() }); ok {
+		pool.Reset()
+	}
+}
+
+// Break breaks the connection under whatever goes on with it, which fails then. Any goroutine may call it.
+func (x *Session) Break() { _ = x.conn.PgConn().Conn().Close() }
 
 // closeTimeout bounds the farewell to a server that may be gone.
 const closeTimeout = time.Second

@@ -251,7 +251,7 @@ func TestAClaimTellsWhenTheNextJobIsDue(t *testing.T) {
 	if got := claim(t, session, apples, 1).NextDue; got < 50*time.Minute || got > time.Hour {
 		t.Errorf("got %v until the next job, want an hour", got)
 	}
-	survey, err := session.Sweep(t.Context(), []*store.Queue{apples, jobs.Queue("none"), jobs.Queue("pears"), jobs.Queue("far")})
+	survey, err := jobs.Sweep(t.Context(), session.ID(), []*store.Queue{apples, jobs.Queue("none"), jobs.Queue("pears"), jobs.Queue("far")})
 	outlooks, dead := survey.Outlooks, survey.Dead
 	check(t, err)
 	if len(outlooks) != 4 || len(dead) > 0 || outlooks[0].Due || outlooks[1].NextDue >= 0 || outlooks[0].NextDue < 50*time.Minute ||
@@ -260,7 +260,7 @@ func TestAClaimTellsWhenTheNextJobIsDue(t *testing.T) {
 	}
 	put(t, apples, 2)
 	put(t, jobs.Queue("pears"), 2, store.ScheduleAt(-time.Second))
-	survey, err = session.Sweep(t.Context(), []*store.Queue{apples, jobs.Queue("pears"), jobs.Queue("none")})
+	survey, err = jobs.Sweep(t.Context(), session.ID(), []*store.Queue{apples, jobs.Queue("pears"), jobs.Queue("none")})
 	outlooks = survey.Outlooks
 	check(t, err)
 	if !outlooks[0].Due || !outlooks[1].Due || outlooks[2].Due {

@@ -43,7 +43,7 @@ func (s *Store) counts(ctx context.Context, queue *string) ([]Counts, error) {
 	rows, err := s.db.Query(ctx, `
 		with running as (
 		  select distinct e.id
-		  from `+s.names.Qualify("ledger")+` l, unnest(l.ids) e(id)
+		  from `+s.names.Qualify("ledger")+` l, pg_catalog.unnest(l.ids) e(id)
 		  where exists (
 		    select from pg_locks k
 		    where k.locktype = 'advisory' and k.objsubid = 2
