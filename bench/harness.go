@@ -3,15 +3,12 @@
 package bench
 
 import (
-	"bytes"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"runtime"
-	"strings"
 	"sync"
 	"time"
 
@@ -20,18 +17,14 @@ import (
 	"golang.org/x/term"
 
 	"github.com/pq-dispatch/pq-dispatch/internal/devpg"
-	"github.com/pq-dispatch/pq-dispatch/internal/devpg/download"
+	"github.com/pq-dispatch/pq-dispatch/internal/scratch"
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
 
 const (
 	// queueName is the queue that jobs are put into.
 	queueName = "bench"
-
-	// goodbye bounds the removal of the schema, when the benchmark's own context may have ended.
-	goodbye = 30 * time.Second
-
-	tableName = "queue"
+	tableName = scratch.Table
 )
 
 // benchSettings make the throw-away server what an installed one is by default.
@@ -60,12 +53,13 @@ type harness struct {
 
 	started int // dispatcher processes, of all fleets
 
-	server *devpg.Server // nil: the database was given
-	url    string
-	schema string
-	pool   *pgxpool.Pool
-	jobs   *store.Store
-	queue  *store.Queue
+	scratch *scratch.Scratch
+	server  *devpg.Server // nil: the database was given
+	url     string
+	schema  string
+	pool    *pgxpool.Pool
+	jobs    *store.Store
+	queue   *store.Queue
 }
 
 func open(ctx context.Context, b Bench, o Options) (_ *harness, err error) {
@@ -77,29 +71,28 @@ func open(ctx context.Context, b Bench, o Options) (_ *harness, err error) {
 		options: o,
 		scale:   scale.over(b.Full),
 		show:    newProgress(b.Name, o.Stderr),
-		url:     o.DatabaseURL,
-		schema:  "pq_dispatch_bench_" + strings.ToLower(rand.Text()[:12]),
+	}
+	if o.DatabaseURL == "" {
+		h.show.step("starting a PostgreSQL")
+	}
+	h.scratch, err = scratch.Open(ctx, scratch.Options{For: "bench", DatabaseURL: o.DatabaseURL, Settings: benchSettings, Log: o.Stderr})
+	if err != nil {
+		h.show.end()
+		return nil, err
 	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, h.close())
 		}
 	}()
-	if h.url == "" {
-		h.show.step("starting a PostgreSQL")
-		h.server, err = devpg.Start(ctx, devpg.Options{Own: true, Settings: benchSettings, Log: announcements{o.Stderr}, Download: download.PostgreSQL})
-		if err != nil {
-			return nil, err
-		}
-		h.url = h.server.URL("")
-	}
+	h.server, h.url, h.schema = h.scratch.Server, h.scratch.URL, h.scratch.Schema
 	if h.pool, err = h.connect(ctx, 4, ""); err != nil {
 		return nil, err
 	}
-	h.jobs = store.New(h.pool, store.Options{Schema: h.schema, Table: tableName})
+	h.jobs = scratch.Store(h.pool, h.schema)
 	h.queue = h.jobs.Queue(queueName)
-	if err := h.jobs.Migrate(ctx); err != nil {
-		return nil, fmt.Errorf("make a schema (the role needs CREATE on the database): %w", err)
+	if err := h.scratch.Migrate(ctx, h.jobs); err != nil {
+		return nil, err
 	}
 	h.report, err = h.newReport(ctx, b)
 	return h, err
@@ -176,29 +169,10 @@ func (h *harness) newReport(ctx context.Context, b Bench) (*Report, error) {
 
 func (h *harness) close() error {
 	h.show.end()
-	var errs []error
 	if h.pool != nil {
-		if h.server == nil {
-			errs = append(errs, h.dropSchemas())
-		}
 		h.pool.Close()
 	}
-	if h.server != nil {
-		errs = append(errs, h.server.Close())
-	}
-	return errors.Join(errs...)
-}
-
-func (h *harness) dropSchemas() error {
-	ctx, cancel := context.WithTimeout(context.Background(), goodbye)
-	defer cancel()
-	support := store.New(h.pool, store.Options{Schema: h.schema, Table: tableName}).Channel()
-	_, err := h.pool.Exec(ctx, fmt.Sprintf(`drop schema if exists %s, %s cascade`,
-		pgx.Identifier{h.schema}.Sanitize(), pgx.Identifier{support}.Sanitize()))
-	if err != nil {
-		return fmt.Errorf("drop the schemas %s and %s (please do it by hand): %w", h.schema, support, err)
-	}
-	return nil
+	return h.scratch.Close()
 }
 
 // figure and floor add what was measured to the report.
@@ -305,17 +279,6 @@ func (h *harness) drained(ctx context.Context) error {
 		}
 		look.Reset(glance)
 	}
-}
-
-// announcements lets through what devpg itself says, such as that it downloads a server, and not the
-// server's log.
-type announcements struct{ io.Writer }
-
-func (a announcements) Write(p []byte) (int, error) {
-	if bytes.HasPrefix(p, []byte("devpg:")) {
-		return a.Writer.Write(p)
-	}
-	return len(p), nil
 }
 
 // progress is a line on a terminal; elsewhere it is nothing.

@@ -114,7 +114,7 @@ func (h *harness) latencyFloor(ctx context.Context) (*histogram, error) {
 		return nil, err
 	}
 	const channel = "pq_dispatch_bench_floor"
-	listener, err := pgx.Connect(ctx, h.url)
+	listener, err := pgx.ConnectConfig(ctx, h.pool.Config().ConnConfig)
 	if err != nil {
 		return nil, err
 	}

@@ -1,32 +1,21 @@
 //go:build unix
 
-// PgBouncer is started under another user, as it refuses to run as root.
-
 package store_test
 
 import (
-	"fmt"
-	"net"
-	"net/url"
-	"os"
-	osexec "os/exec"
-	"os/user"
-	"path/filepath"
-	"strconv"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/pq-dispatch/pq-dispatch/internal/devpg/pgtest"
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
 
 // A8.
 func TestBehindAPoolerInTransactionMode(t *testing.T) {
 	direct, straight := open(t)
-	pool := connectPool(t, startPgBouncer(t, direct.Config().ConnConfig)+"&default_query_exec_mode=exec")
+	pool := connectPool(t, pgtest.Pooler(t, direct.Config().ConnString())+"&default_query_exec_mode=exec")
 	pooled := store.New(pool, store.Options{})
 	_, err := pooled.OpenSession(t.Context())
 	wantError(t, err, store.ErrPooled)
@@ -64,68 +53,4 @@ func TestBehindAPoolerInTransactionMode(t *testing.T) {
 	get := startGet(t.Context(), both.Queue("apples"), store.Forever)
 	eventually(t, direct, `select exists (select `+listening+`)`)
 	get.want(t, put(t, apples, 1))
-}
-
-// startPgBouncer starts a pooler in transaction mode before a database and returns its URL.
-func startPgBouncer(t testing.TB, to *pgx.ConnConfig) string {
-	t.Helper()
-	binary, err := osexec.LookPath("pgbouncer")
-	if err != nil {
-		if binary = "/usr/sbin/pgbouncer"; !exists(binary) { // packages put it where PATH may not look
-			t.Skip("pgbouncer is not installed")
-		}
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
-	port := l.Addr().(*net.TCPAddr).Port
-	check(t, l.Close())
-	dir, err := os.MkdirTemp("", "pgbouncer")
-	check(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	ini := filepath.Join(dir, "pgbouncer.ini")
-	check(t, os.WriteFile(ini, fmt.Appendf(nil, `
-[databases]
-* = host=%s port=%d user=%s password=%s
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = %d
-unix_socket_dir =
-auth_type = any
-pool_mode = transaction
-`, to.Host, to.Port, to.User, to.Password, port), 0o600))
-
-	cmd := osexec.CommandContext(t.Context(), binary, "--quiet", ini)
-	if os.Geteuid() == 0 { // which it refuses to run as
-		nobody, err := user.Lookup("nobody")
-		check(t, err)
-		uid, _ := strconv.Atoi(nobody.Uid)
-		gid, _ := strconv.Atoi(nobody.Gid)
-		check(t, os.Chown(dir, uid, gid))
-		check(t, os.Chown(ini, uid, gid))
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
-	}
-	cmd.Stderr = t.Output()
-	check(t, cmd.Start())
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	u := url.URL{Scheme: "postgres", User: url.User("anyone"), Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), Path: "/" + to.Database,
-		RawQuery: "sslmode=disable"}
-	reachable(t, u.String()+"&default_query_exec_mode=exec")
-	return u.String()
-}
-
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
-}
-
-// reachable waits until connections are accepted.
-func reachable(t testing.TB, url string) {
-	t.Helper()
-	until(t, "the pooler takes connections", func() bool {
-		conn, err := pgx.Connect(t.Context(), url)
-		return err == nil && conn.Close(t.Context()) == nil
-	})
 }

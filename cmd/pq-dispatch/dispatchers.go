@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pq-dispatch/pq-dispatch/internal/view"
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
 
@@ -35,11 +36,7 @@ start of a session are shown to members of pg_read_all_stats.`,
 			return err
 		}
 		if asJSON {
-			lines := make([]dispatcherJSON, len(all))
-			for i, d := range all {
-				lines[i] = dispatcherOf(d)
-			}
-			return printJSON(a.stdout, lines)
+			return printJSON(a.stdout, view.Each(all, view.DispatcherOf))
 		}
 		table := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
 		fmt.Fprintln(table, "ID\tALIVE\tPROCESS\tAPPLICATION\tADDRESS\tSINCE\tJOBS\tBATCHES\tOLDEST CLAIM")
@@ -57,27 +54,4 @@ start of a session are shown to members of pg_read_all_stats.`,
 		return table.Flush()
 	})
 	return cmd
-}
-
-type dispatcherJSON struct {
-	ID          int32      `json:"id"`
-	Alive       bool       `json:"alive"`
-	PID         *int       `json:"pid"` // null: it is dead
-	Application *string    `json:"application"`
-	Address     *string    `json:"address"` // null: a local socket, or not to be seen
-	Since       *time.Time `json:"since"`
-	Jobs        int        `json:"jobs"`
-	Batches     int        `json:"batches"`
-	Oldest      *float64   `json:"oldest_claim_seconds"` // null: it has none
-}
-
-func dispatcherOf(d store.Dispatcher) dispatcherJSON {
-	out := dispatcherJSON{
-		ID: d.ID, Alive: d.Alive, PID: orNull(d.PID), Application: orNull(d.Application), Address: orNull(d.Address),
-		Since: orNull(d.Since.UTC()), Jobs: d.Jobs, Batches: d.Batches,
-	}
-	if d.Batches > 0 {
-		out.Oldest = new(d.Oldest.Seconds())
-	}
-	return out
 }

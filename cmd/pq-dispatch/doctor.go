@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pq-dispatch/pq-dispatch/internal/doctor"
+	"github.com/pq-dispatch/pq-dispatch/internal/view"
 	"github.com/pq-dispatch/pq-dispatch/sql"
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
@@ -96,7 +97,7 @@ type findingJSON struct {
 func examinationOf(findings []doctor.Finding) examinationJSON {
 	out := examinationJSON{Worst: doctor.Worst(findings), Findings: []findingJSON{}}
 	for _, f := range findings {
-		out.Findings = append(out.Findings, findingJSON{f.Check, f.Level, f.Text, orNull(f.Remedy)})
+		out.Findings = append(out.Findings, findingJSON{f.Check, f.Level, f.Text, view.OrNull(f.Remedy)})
 	}
 	return out
 }

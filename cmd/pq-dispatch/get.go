@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/spf13/cobra"
 
+	"github.com/pq-dispatch/pq-dispatch/internal/view"
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
 
@@ -92,7 +93,7 @@ type jobJSON struct {
 	Data        json.RawMessage `json:"data"`
 	Attempt     int             `json:"attempt"`
 	MaxAttempts *int            `json:"max_attempts"` // null: the worker's
-	EnqueuedAt  time.Time       `json:"enqueued_at"`
+	EnqueuedAt  *time.Time      `json:"enqueued_at"`
 	ScheduleAt  *time.Time      `json:"schedule_at"`
 	ExpectedAt  *time.Time      `json:"expected_at"`
 }
@@ -100,9 +101,9 @@ type jobJSON struct {
 func (a *app) printJob(job *store.Job, asJSON bool) error {
 	if asJSON {
 		return printJSON(a.stdout, jobJSON{
-			ID: job.ID, Queue: job.Queue, Task: orNull(job.Task), Data: job.Data,
-			Attempt: job.Attempt, MaxAttempts: orNull(job.MaxAttempts),
-			EnqueuedAt: job.EnqueuedAt.UTC(), ScheduleAt: orNull(job.ScheduleAt.UTC()), ExpectedAt: orNull(job.ExpectedAt.UTC()),
+			ID: job.ID, Queue: job.Queue, Task: view.OrNull(job.Task), Data: job.Data,
+			Attempt: job.Attempt, MaxAttempts: view.OrNull(job.MaxAttempts),
+			EnqueuedAt: view.Instant(job.EnqueuedAt), ScheduleAt: view.Instant(job.ScheduleAt), ExpectedAt: view.Instant(job.ExpectedAt),
 		})
 	}
 	var line bytes.Buffer
@@ -112,13 +113,4 @@ func (a *app) printJob(job *store.Job, asJSON bool) error {
 	line.WriteByte('\n')
 	_, err := a.stdout.Write(line.Bytes())
 	return err
-}
-
-// orNull is nil for a zero value.
-func orNull[T comparable](v T) *T {
-	var zero T
-	if v == zero {
-		return nil
-	}
-	return &v
 }

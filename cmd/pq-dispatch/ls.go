@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pq-dispatch/pq-dispatch/internal/view"
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
 
@@ -59,7 +60,7 @@ on its tables and the queue table.`,
 			return err
 		}
 		if asJSON {
-			return printJSON(a.stdout, pageOf(page))
+			return printJSON(a.stdout, view.PageOf[int64](page))
 		}
 		return a.printPage(page)
 	})
@@ -106,40 +107,4 @@ func cut(s string, most int) string {
 		return string(runes[:most-3]) + "..."
 	}
 	return s
-}
-
-type pageJSON struct {
-	Jobs []entryJSON `json:"jobs"`
-	Next *string     `json:"next"` // null: there is no further page
-	Cut  bool        `json:"cut"`  // the page ends because so many jobs were looked at
-}
-
-type entryJSON struct {
-	ID          int64       `json:"id"`
-	Queue       string      `json:"queue"`
-	State       store.State `json:"state"`
-	Task        *string     `json:"task"`
-	Attempt     int         `json:"attempt"`
-	MaxAttempts *int        `json:"max_attempts"` // null: the worker's
-	EnqueuedAt  time.Time   `json:"enqueued_at"`
-	ScheduleAt  *time.Time  `json:"schedule_at"`
-	ExpectedAt  *time.Time  `json:"expected_at"`
-	DequeuedAt  *time.Time  `json:"dequeued_at"`
-	LastError   *string     `json:"last_error"`
-}
-
-func entryOf(e store.Entry) entryJSON {
-	return entryJSON{
-		ID: e.ID, Queue: e.Queue, State: e.State, Task: orNull(e.Task), Attempt: e.Attempt, MaxAttempts: orNull(e.MaxAttempts),
-		EnqueuedAt: e.EnqueuedAt.UTC(), ScheduleAt: orNull(e.ScheduleAt.UTC()), ExpectedAt: orNull(e.ExpectedAt.UTC()),
-		DequeuedAt: orNull(e.DequeuedAt.UTC()), LastError: orNull(e.LastError),
-	}
-}
-
-func pageOf(p store.Page) pageJSON {
-	page := pageJSON{Jobs: make([]entryJSON, len(p.Jobs)), Next: orNull(p.Next), Cut: p.Cut}
-	for i, job := range p.Jobs {
-		page.Jobs[i] = entryOf(job)
-	}
-	return page
 }

@@ -300,3 +300,11 @@ func TestQueueNamesAreCompleted(t *testing.T) {
 		t.Errorf("got %q, want no password", nowhere.stderr)
 	}
 }
+
+func TestTimesBeyondTheYear9999AreJSON(t *testing.T) {
+	d := newDatabase(t)
+	d.exec(`insert into queue (q_name, data, schedule_at, expected_at) values ('apples', '0', null, '4713-12-01 BC'), ('apples', '0', '294276-12-31', null)`)
+	contains(t, "ls", d.must("ls", "--json"), `"expected_at":"0000-01-01T00:00:00Z"`)
+	contains(t, "show", d.must("show", "2", "--json"), `"schedule_at":"9999-12-31T23:59:59Z"`)
+	contains(t, "get", d.must("get", "apples", "--json"), `"expected_at":"0000-01-01T00:00:00Z"`)
+}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pq-dispatch/pq-dispatch/internal/view"
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
 
@@ -53,7 +54,7 @@ and select, insert and update on its table pauses.`,
 			return printJSON(a.stdout, struct {
 				Queue string     `json:"queue"`
 				Until *time.Time `json:"paused_until"` // null: until it is resumed
-			}{queue.Name(), orNull(end.UTC())})
+			}{queue.Name(), view.Instant(end)})
 		}
 		a.say("%s is paused %s", cell(queue.Name()), pausedUntil(end))
 		return nil

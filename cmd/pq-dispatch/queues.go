@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pq-dispatch/pq-dispatch/internal/view"
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
 
@@ -37,11 +38,7 @@ A role needs usage on the schema beside the table, and select on its tables and 
 			return err
 		}
 		if asJSON {
-			lines := make([]overviewJSON, len(all))
-			for i, o := range all {
-				lines[i] = overviewOf(o)
-			}
-			return printJSON(a.stdout, lines)
+			return printJSON(a.stdout, view.Each(all, view.OverviewOf))
 		}
 		table := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
 		fmt.Fprintln(table, "QUEUE\tREADY\tSCHEDULED\tRUNNING\tSET ASIDE\tTAKEN\tOLDEST\tPAUSED")
@@ -100,30 +97,4 @@ func paused(p *store.Pause) string {
 		text += ": " + cut(oneLine(p.Reason), 60)
 	}
 	return text
-}
-
-type overviewJSON struct {
-	countsJSON
-	AtLeast []string   `json:"at_least"` // those of the above that are lower bounds
-	Paused  *pauseJSON `json:"paused"`   // null: it is not
-}
-
-type pauseJSON struct {
-	Until  *time.Time `json:"until"` // null: until it is resumed
-	Reason *string    `json:"reason"`
-	Since  time.Time  `json:"since"`
-}
-
-func overviewOf(o store.Overview) overviewJSON {
-	out := overviewJSON{countsJSON: countsOf(o.Counts), AtLeast: []string{}}
-	for _, name := range o.AtLeast {
-		if name == "oldest" {
-			name = "oldest_seconds"
-		}
-		out.AtLeast = append(out.AtLeast, name)
-	}
-	if p := o.Paused; p != nil {
-		out.Paused = &pauseJSON{orNull(p.Until.UTC()), orNull(p.Reason), p.Since.UTC()}
-	}
-	return out
 }

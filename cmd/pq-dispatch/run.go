@@ -57,6 +57,10 @@ func (a *app) runDaemon(ctx context.Context, f *configFlags) error {
 	if err != nil {
 		return &misconfigured{err.Error()}
 	}
+	// Whoever reads the log may be gone: no reason to drop jobs. (What is ignored, programs would ignore, too.)
+	unread := make(chan os.Signal, 1)
+	signal.Notify(unread, syscall.SIGPIPE)
+	defer signal.Stop(unread)
 	for _, w := range append(warnings, c.Inspect()...) {
 		log.Warn("in the configuration", "finding", w.String())
 	}

@@ -5,12 +5,16 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/pq-dispatch/pq-dispatch/internal/devpg/pgtest"
 )
 
 func TestAPausedQueueRunsNothingUntilItIsResumed(t *testing.T) {
@@ -60,7 +64,7 @@ func TestARunningJobIsCancelledFromTheCommandLine(t *testing.T) {
 
 func TestADaemonBehindAPoolerNeedsADirectAddress(t *testing.T) {
 	d := newDatabase(t)
-	pooled := pooler(t, d.url) + "?default_query_exec_mode=exec"
+	pooled := pgtest.Pooler(t, d.url) + "&default_query_exec_mode=exec"
 	config := `
 database: {url: '` + pooled + `', direct_url: '%s'}
 ` + listening + `
@@ -90,4 +94,26 @@ queues: {apples: {exec: {command: [/bin/cat]}}}
 	}
 	s.signal(syscall.SIGTERM)
 	s.ends(exitOK)
+}
+
+func TestADaemonWhoseLogNobodyReadsGoesOn(t *testing.T) {
+	d := newDatabase(t)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	config := filepath.Join(t.TempDir(), "pq-dispatch.yaml")
+	if err := os.WriteFile(config, []byte(`{log: {level: debug}, queues: {apples: {exec: {command: `+sh(`true`)+`}}}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := &program{d: d, cmd: exec.Command(os.Args[0], "--database-url", d.url, "run", "-c", config)}
+	p.cmd.Env = append(os.Environ(), envProgram+"=1")
+	p.cmd.Stderr = w
+	d.must("put", "apples", "1")
+	p.done = start(t, p.cmd)
+	w.Close()
+	d.empty()
+	p.signal(syscall.SIGTERM)
+	p.ends(exitOK)
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pq-dispatch/pq-dispatch/internal/view"
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
 
@@ -51,7 +52,7 @@ start of a session are shown to members of pg_read_all_stats.`,
 		case raw:
 			return a.printJob(&store.Job{Data: d.Data}, false)
 		case asJSON:
-			return printJSON(a.stdout, detailsOf(d))
+			return printJSON(a.stdout, view.DetailsOf[int64](d))
 		}
 		return a.printDetails(d)
 	})
@@ -145,34 +146,4 @@ func printable(text string) string {
 		}
 	}
 	return b.String()
-}
-
-type detailsJSON struct {
-	entryJSON
-	Data     json.RawMessage `json:"data"`
-	Metadata json.RawMessage `json:"metadata"`
-	Holder   *holderJSON     `json:"held_by"` // null: nobody
-}
-
-type holderJSON struct {
-	PID         int        `json:"pid"`
-	Application *string    `json:"application"`
-	Address     *string    `json:"address"`
-	ConnectedAt *time.Time `json:"connected_at"`
-	Dispatcher  *int32     `json:"dispatcher"` // null: it is none
-	ClaimedAt   *time.Time `json:"claimed_at"`
-}
-
-func detailsOf(d *store.Details) detailsJSON {
-	out := detailsJSON{entryJSON: entryOf(d.Entry), Data: d.Data, Metadata: d.Metadata}
-	if h := d.Holder; h != nil {
-		out.Holder = &holderJSON{
-			PID: h.PID, Application: orNull(h.Application), Address: orNull(h.Address),
-			ConnectedAt: orNull(h.ConnectedAt.UTC()), ClaimedAt: orNull(h.ClaimedAt.UTC()),
-		}
-		if h.IsDispatcher {
-			out.Holder.Dispatcher = &h.Dispatcher
-		}
-	}
-	return out
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pq-dispatch/pq-dispatch/internal/view"
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
 
@@ -44,11 +45,7 @@ oldest     how long the ready job that waits longest has been due`,
 			a.say("no job is in a queue %s; 'pq-dispatch queues' lists those that have one", cell(all[0].Queue))
 		}
 		if asJSON {
-			lines := make([]countsJSON, len(all))
-			for i, c := range all {
-				lines[i] = countsOf(c)
-			}
-			return printJSON(a.stdout, lines)
+			return printJSON(a.stdout, view.Each(all, view.CountsOf))
 		}
 		table := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
 		fmt.Fprintln(table, "QUEUE\tREADY\tSCHEDULED\tRUNNING\tSET ASIDE\tTAKEN\tOLDEST")
@@ -71,24 +68,6 @@ func counts(ctx context.Context, jobs *store.Store, args []string) ([]store.Coun
 	}
 	c, err := queue.Counts(ctx)
 	return []store.Counts{c}, err
-}
-
-type countsJSON struct {
-	Queue     string   `json:"queue"`
-	Ready     int      `json:"ready"`
-	Scheduled int      `json:"scheduled"`
-	Running   int      `json:"running"`
-	SetAside  int      `json:"set_aside"`
-	Taken     int      `json:"taken"`
-	Oldest    *float64 `json:"oldest_seconds"` // null: none is ready
-}
-
-func countsOf(c store.Counts) countsJSON {
-	out := countsJSON{c.Queue, c.Ready, c.Scheduled, c.Running, c.SetAside, c.Taken, nil}
-	if c.Ready > 0 {
-		out.Oldest = new(c.Oldest.Seconds())
-	}
-	return out
 }
 
 // cell quotes a name that would not stay in its cell, or bring control characters to the terminal.

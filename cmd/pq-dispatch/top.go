@@ -14,6 +14,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/pq-dispatch/pq-dispatch/internal/top"
+	"github.com/pq-dispatch/pq-dispatch/internal/view"
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
 
@@ -84,18 +85,11 @@ func width(stream any) int {
 }
 
 type glanceJSON struct {
-	Queues      []overviewJSON   `json:"queues"`
-	Dispatchers []dispatcherJSON `json:"dispatchers"`
-	Rows        top.Counters     `json:"rows"` // since the server's statistics were reset: take the difference of two
+	Queues      []view.Overview   `json:"queues"`
+	Dispatchers []view.Dispatcher `json:"dispatchers"`
+	Rows        top.Counters      `json:"rows"` // since the server's statistics were reset: take the difference of two
 }
 
 func glanceOf(g *top.Glance) glanceJSON {
-	out := glanceJSON{Queues: []overviewJSON{}, Dispatchers: []dispatcherJSON{}, Rows: g.Counters}
-	for _, o := range g.Queues {
-		out.Queues = append(out.Queues, overviewOf(o))
-	}
-	for _, d := range g.Dispatchers {
-		out.Dispatchers = append(out.Dispatchers, dispatcherOf(d))
-	}
-	return out
+	return glanceJSON{view.Each(g.Queues, view.OverviewOf), view.Each(g.Dispatchers, view.DispatcherOf), g.Counters}
 }

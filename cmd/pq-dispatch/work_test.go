@@ -6,10 +6,8 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -18,7 +16,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/jackc/pgx/v5"
+	"github.com/pq-dispatch/pq-dispatch/internal/devpg/pgtest"
 )
 
 // put puts jobs with the numbers from 1 as their data.
@@ -120,14 +118,14 @@ func TestWorkRefusesAQueueNamedTwice(t *testing.T) {
 
 func TestWorkThroughAPoolerExitsWith1AndTheRemedy(t *testing.T) {
 	d := newDatabase(t)
-	pooled := pooler(t, d.url)
+	pooled := pgtest.Pooler(t, d.url)
 	r := cli("", "--database-url", pooled, "work", "apples", "--until-empty", "--", "true")
 	if at := strings.Index(r.stderr, "pq-dispatch: "); at > 0 {
 		r.stderr = r.stderr[at:] // after what a dispatcher may log
 	}
 	r.failsWith(t, exitFailed, "--direct-url")
 
-	pooled += "?default_query_exec_mode=exec"
+	pooled += "&default_query_exec_mode=exec"
 	for _, args := range [][]string{
 		{"put", "apples", "1"},
 		{"get", "apples"},
@@ -422,67 +420,4 @@ func TestTheDemoRuns(t *testing.T) {
 	contains(t, "summary", p.stdout.String(), `"ok":true`)
 	contains(t, "summary", p.stdout.String(), `"files":20`)
 	wants(t, "schemas left", fmt.Sprint(d.number(`select count(*) from pg_namespace where nspname like 'pq_dispatch_demo%'`)), "0")
-}
-
-// pooler starts pgbouncer in transaction mode before a database and returns the address there.
-func pooler(t *testing.T, url string) string {
-	t.Helper()
-	path, err := exec.LookPath("pgbouncer")
-	if err != nil {
-		if path, err = exec.LookPath("/usr/sbin/pgbouncer"); err != nil {
-			t.Skip("pgbouncer is not installed")
-		}
-	}
-	config, err := pgx.ParseConfig(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := free.Addr().(*net.TCPAddr)
-	free.Close()
-	dir, err := os.MkdirTemp("", "pq-dispatch-pgbouncer-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	file := filepath.Join(dir, "pgbouncer.ini")
-	text := fmt.Sprintf("[databases]\napp = host=%s port=%d user=%s password=%s dbname=%s\n"+
-		"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %d\nunix_socket_dir =\nauth_type = any\npool_mode = transaction\n",
-		config.Host, config.Port, config.User, config.Password, config.Database, address.Port)
-	cmd := exec.Command(path, file)
-	if os.Geteuid() == 0 { // which pgbouncer refuses to be
-		nobody, err := user.Lookup("nobody")
-		if err != nil {
-			t.Skip(err)
-		}
-		uid, _ := strconv.Atoi(nobody.Uid)
-		gid, _ := strconv.Atoi(nobody.Gid)
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
-		if err := os.Chown(dir, uid, gid); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.WriteFile(file, []byte(text), 0o644); err != nil { // its directory is private
-		t.Fatal(err)
-	}
-	var output bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &output, &output
-	done := start(t, cmd)
-	d := &database{T: t}
-	d.eventually("pgbouncer accepts connections", func() bool {
-		select {
-		case <-done:
-			t.Fatalf("pgbouncer has ended: %s", output.String())
-		default:
-		}
-		conn, err := net.Dial("tcp", address.String())
-		if err == nil {
-			conn.Close()
-		}
-		return err == nil
-	})
-	return fmt.Sprintf("postgres://any@%s/app", address)
 }

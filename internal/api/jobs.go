@@ -15,6 +15,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/pq-dispatch/pq-dispatch/internal/view"
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
 
@@ -148,14 +149,10 @@ func (a *api) putMany(r *request) (answer, error) {
 		}
 		return answer{}, p
 	}
-	ids := make([]id, len(numbers))
-	for i, n := range numbers {
-		ids[i] = id(n)
-	}
 	return answer{status: http.StatusCreated, value: struct {
 		IDs   []id   `json:"ids"`
 		Queue string `json:"queue"`
-	}{ids, queue.Name()}}, nil
+	}{view.Each(numbers, func(n int64) id { return id(n) }), queue.Name()}}, nil
 }
 
 // noting yields the values, and notes which one was the last.
@@ -167,58 +164,6 @@ func noting[T any](values []T, last *int) iter.Seq[T] {
 			}
 		}
 	}
-}
-
-// entry is a job in a list.
-type entry struct {
-	ID          id          `json:"id"`
-	Queue       string      `json:"queue"`
-	State       store.State `json:"state"`
-	Task        *string     `json:"task"`
-	Attempt     int         `json:"attempt"`
-	MaxAttempts *int        `json:"max_attempts"` // null: its handler's
-	EnqueuedAt  *time.Time  `json:"enqueued_at"`
-	ScheduleAt  *time.Time  `json:"schedule_at"`
-	ExpectedAt  *time.Time  `json:"expected_at"`
-	DequeuedAt  *time.Time  `json:"dequeued_at"`
-	LastError   *string     `json:"last_error"`
-}
-
-func entryOf(e store.Entry) entry {
-	return entry{
-		ID: id(e.ID), Queue: e.Queue, State: e.State, Task: orNull(e.Task), Attempt: e.Attempt, MaxAttempts: orNull(e.MaxAttempts),
-		EnqueuedAt: instant(e.EnqueuedAt), ScheduleAt: instant(e.ScheduleAt), ExpectedAt: instant(e.ExpectedAt),
-		DequeuedAt: instant(e.DequeuedAt), LastError: orNull(e.LastError),
-	}
-}
-
-// orNull is null in JSON for the zero value.
-func orNull[T comparable](v T) *T {
-	var zero T
-	if v == zero {
-		return nil
-	}
-	return &v
-}
-
-var (
-	firstInstant = time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC)
-	lastInstant  = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
-)
-
-// instant is a time as JSON, null for the zero one. RFC 3339 has four digits for the year, the database more: what is
-// beyond them is shown as the first or the last instant that has so many.
-func instant(t time.Time) *time.Time {
-	t = t.UTC()
-	switch {
-	case t.IsZero():
-		return nil
-	case t.Before(firstInstant):
-		t = firstInstant
-	case t.After(lastInstant):
-		t = lastInstant
-	}
-	return &t
 }
 
 func (a *api) list(r *request) (answer, error) {
@@ -242,31 +187,7 @@ func (a *api) list(r *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	jobs := make([]entry, len(page.Jobs))
-	for i, job := range page.Jobs {
-		jobs[i] = entryOf(job)
-	}
-	return ok(struct {
-		Jobs []entry `json:"jobs"`
-		Next *string `json:"next"` // null: there is no further page
-		Cut  bool    `json:"cut"`  // the page ends because so many jobs were looked at
-	}{jobs, orNull(page.Next), page.Cut})
-}
-
-type details struct {
-	entry
-	Data     json.RawMessage `json:"data"`
-	Metadata json.RawMessage `json:"metadata"`
-	Holder   *holder         `json:"held_by"` // null: nobody
-}
-
-type holder struct {
-	PID         int        `json:"pid"`
-	Application *string    `json:"application"`
-	Address     *string    `json:"address"`
-	ConnectedAt *time.Time `json:"connected_at"`
-	Dispatcher  *int32     `json:"dispatcher"` // null: it is none
-	ClaimedAt   *time.Time `json:"claimed_at"`
+	return ok(view.PageOf[id](page))
 }
 
 func (a *api) find(r *request) (answer, error) {
@@ -278,17 +199,7 @@ func (a *api) find(r *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	out := details{entry: entryOf(d.Entry), Data: d.Data, Metadata: d.Metadata}
-	if h := d.Holder; h != nil {
-		out.Holder = &holder{
-			PID: h.PID, Application: orNull(h.Application), Address: orNull(h.Address),
-			ConnectedAt: instant(h.ConnectedAt), ClaimedAt: instant(h.ClaimedAt),
-		}
-		if h.IsDispatcher {
-			out.Holder.Dispatcher = &h.Dispatcher
-		}
-	}
-	return ok(out)
+	return ok(view.DetailsOf[id](d))
 }
 
 func (a *api) discard(r *request) (answer, error) { return a.operate(r, store.Discard()) }

@@ -15,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/pq-dispatch/pq-dispatch/internal/admin"
+	"github.com/pq-dispatch/pq-dispatch/internal/view"
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
 
@@ -306,7 +307,7 @@ func TestQueuesArePausedAndResumed(t *testing.T) {
 
 func TestCountsThatWereNotCountedToTheirEndAreNamed(t *testing.T) {
 	o := store.Overview{Counts: store.Counts{Queue: "apples", Ready: countTo, Oldest: time.Second}, AtLeast: []string{"ready", "oldest", "taken"}}
-	if got, want := overviewOf(o).AtLeast, []string{"ready", "oldest_seconds", "taken"}; !slices.Equal(got, want) {
+	if got, want := view.OverviewOf(o).AtLeast, []string{"ready", "oldest_seconds", "taken"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	s := start(t)

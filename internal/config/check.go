@@ -18,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/pq-dispatch/pq-dispatch/internal/handler"
 	"github.com/pq-dispatch/pq-dispatch/sql"
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
@@ -188,9 +189,11 @@ func (l *loader) checkQueue(path, name string, q *Queue) {
 }
 
 func (l *loader) checkHTTP(path string, h *HTTP) {
+	before := len(l.wrong)
 	u, err := url.Parse(h.URL.Reveal())
 	switch {
 	case h.URL == "": // said already
+		return
 	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.Fragment != "":
 		l.failAt(path+".url", "it is not a URL such as https://example.org/jobs; special characters in a password are percent-encoded")
 	}
@@ -204,12 +207,16 @@ func (l *loader) checkHTTP(path string, h *HTTP) {
 		}
 	}
 	for i, secret := range h.Secrets {
-		raw, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(secret.Reveal(), "whsec_"))
-		switch {
-		case err != nil || len(raw) == 0:
+		if raw, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(secret.Reveal(), "whsec_")); err != nil || len(raw) == 0 {
 			l.failAt(path+".secrets", "secret %d is not whsec_ and base64; make one: echo whsec_$(openssl rand -base64 32)", i+1)
-		case len(raw) < 24:
-			l.warnAt(path+".secrets", "secret %d has %d bytes; Standard Webhooks asks for 24 to 64", i+1, len(raw))
+		}
+	}
+	if len(l.wrong) > before {
+		return
+	}
+	if _, err := handler.NewHTTP(h.Options()); err != nil { // which has rules of its own, and connects to nothing
+		for why := range strings.SplitSeq(strings.TrimPrefix(err.Error(), "handler: http: "), "\n") {
+			l.failAt(path, "%s", why)
 		}
 	}
 }
@@ -247,6 +254,8 @@ func checkVariable(name string) error {
 		return errors.New("this is no name of a variable; it must have neither = nor NUL")
 	case strings.HasPrefix(name, prefix):
 		return fmt.Errorf("the names %s... are the daemon's own; choose another", prefix)
+	case name == "TRACEPARENT" || name == "TRACESTATE":
+		return errors.New("it is set for each job; leave it out")
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pq-dispatch/pq-dispatch/internal/handler"
 	"github.com/pq-dispatch/pq-dispatch/retry"
 )
 
@@ -147,6 +148,18 @@ type HTTP struct {
 	Timeout               time.Duration `key:"timeout" doc:"How long one request may take." default:"30s" range:"1ms..720h"`
 	MaxConnectionsPerHost int           `key:"max_connections_per_host" doc:"Connections to the host at once. 0: no limit." range:"0..100000"`
 	MaxResponse           Size          `key:"max_response" doc:"How much of a response is read." default:"1MiB" range:"1KiB..1GiB"`
+}
+
+// Options are those of its handler.
+func (h *HTTP) Options() handler.HTTPOptions {
+	o := handler.HTTPOptions{
+		URL: h.URL.Reveal(), Headers: Reveal(h.Headers), Timeout: h.Timeout,
+		MaxConnsPerHost: h.MaxConnectionsPerHost, MaxResponse: int64(h.MaxResponse),
+	}
+	for _, secret := range h.Secrets {
+		o.Secrets = append(o.Secrets, secret.Reveal())
+	}
+	return o
 }
 
 // Exec starts a program for each job.

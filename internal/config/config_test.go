@@ -288,6 +288,10 @@ func TestMistakesAreReportedWithTheirPlaceAndWhatToDo(t *testing.T) {
 			"test.yaml:1:26: queues.a.http.url: it is not a URL", "test.yaml:1:53: queues.b.http.url", "test.yaml:1:75: queues.c.http.url",
 		}},
 		{"headers", `queues: {a: {http: {url: http://a, headers: {"a b": c, d: "e\nf"}}}}`, []string{"test.yaml:1:|no name of a header", "test.yaml:1:|control characters"}},
+		{"what the handler refuses", `queues: {a: {http: {url: "http://u:p@169.254.169.254"}}, b: {http: {url: http://b, headers: {Host: c}}}, c: {http: {url: http://c, headers: {X-y: d, x-Y: e}}}}`,
+			[]string{"test.yaml:1:21: queues.a.http: address refused: 169.254.169.254 is link-local", "test.yaml:1:|queues.b.http: the header Host is set for each job", "test.yaml:1:|queues.c.http: the header X-Y is given twice"}},
+		{"secrets of another length", "queues: {a: {http: {url: http://a, secrets: [whsec_AAAA]}}}", []string{"test.yaml:1:|queues.a.http: secret 1 is not 24 to 64 bytes"}},
+		{"variables of each job", "queues: {a: {exec: {command: [/a], env: {TRACEPARENT: b}}}}", []string{"test.yaml:1:|queues.a.exec.env.TRACEPARENT: it is set for each job"}},
 		{"secrets", "queues: {a: {http: {url: http://a, secrets: [whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA, canary!]}}}", []string{"test.yaml:1:45: queues.a.http.secrets: secret 2 is not whsec_ and base64"}},
 		{"retry", minimal + "queue: {retry: {delay: 2h}}", []string{"test.yaml:2:17: queue.retry.max: 1h is less than delay, which is 2h"}},
 		{"retry of a queue", "queues:\n  a: {retry: {max: 10ms}, exec: {command: [/a]}}", []string{"test.yaml:2:20: queues.a.retry.max: 10ms is less than delay, which is 1s"}},
@@ -615,7 +619,7 @@ const full = `
 database: {url: "postgres://user:canary@h/d?sslmode=disable&password=canary", direct_url: "host=h user=u password=canary dbname=d"}
 http: {address: "127.0.0.1:0", api: {enabled: true, token: canary-canary-canary}}
 queues:
-  web: {http: {url: "https://user:canary@h/p?token=canary", headers: {Authorization: Bearer canary, X-Own: canary, Accept: text/plain}, secrets: [whsec_canarycanarycanarycanarycanarycanary]}}
+  web: {http: {url: "https://user:canary@h/p?token=canary", headers: {X-Authorization: Bearer canary, X-Own: canary, Accept: text/plain}, secrets: [whsec_canarycanarycanarycanarycanarycanary]}}
   run: {exec: {command: [/bin/true], env: {A: canary}}}
   stay: {worker: {command: [/bin/true], env: {A: canary}}}
 `
@@ -649,7 +653,7 @@ func TestNoFormShowsASecret(t *testing.T) {
 			t.Errorf("got %s\nwant it to show %s", c, shown)
 		}
 	}
-	if got := c.Queues["web"].HTTP.Headers["Authorization"].Reveal(); got != "Bearer canary" {
+	if got := c.Queues["web"].HTTP.Headers["X-Authorization"].Reveal(); got != "Bearer canary" {
 		t.Errorf("Reveal: got %q, want the secret itself", got)
 	}
 }

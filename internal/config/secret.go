@@ -21,6 +21,15 @@ type Secret string
 // Reveal returns the secret itself.
 func (s Secret) Reveal() string { return string(s) }
 
+// Reveal returns secrets themselves, by their names.
+func Reveal[M ~map[string]Secret](secrets M) map[string]string {
+	revealed := make(map[string]string, len(secrets))
+	for name, secret := range secrets {
+		revealed[name] = secret.Reveal()
+	}
+	return revealed
+}
+
 func (s Secret) String() string {
 	if s == "" {
 		return ""

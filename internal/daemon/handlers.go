@@ -83,13 +83,8 @@ func (hs handlers) discard(others handlers) {
 func (r recipe) make(log *slog.Logger) (closer, error) {
 	switch {
 	case r.http != nil:
-		o := handler.HTTPOptions{
-			URL: r.http.URL.Reveal(), Headers: reveal(r.http.Headers), Timeout: r.http.Timeout,
-			MaxConnsPerHost: r.http.MaxConnectionsPerHost, MaxResponse: int64(r.http.MaxResponse), MaxAttempts: r.maxAttempts,
-		}
-		for _, secret := range r.http.Secrets {
-			o.Secrets = append(o.Secrets, secret.Reveal())
-		}
+		o := r.http.Options()
+		o.MaxAttempts = r.maxAttempts
 		return orNil(handler.NewHTTP(o))
 	case r.exec != nil:
 		return orNil(handler.NewExec(handler.ExecOptions{
@@ -113,15 +108,7 @@ func orNil[H closer](h H, err error) (closer, error) {
 }
 
 func program(command []string, dir string, env config.Env, inherit []string, killAfter time.Duration) handler.Program {
-	return handler.Program{Command: command, Dir: dir, Env: reveal(env), Inherit: inherit, KillAfter: atOnce(killAfter)}
-}
-
-func reveal[M ~map[string]config.Secret](secrets M) map[string]string {
-	revealed := make(map[string]string, len(secrets))
-	for name, secret := range secrets {
-		revealed[name] = secret.Reveal()
-	}
-	return revealed
+	return handler.Program{Command: command, Dir: dir, Env: config.Reveal(env), Inherit: inherit, KillAfter: atOnce(killAfter)}
 }
 
 // atOnce is d, where 0 means no time at all, for options whose 0 means a default.

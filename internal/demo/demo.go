@@ -10,9 +10,7 @@
 package demo
 
 import (
-	"bytes"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -26,8 +24,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pq-dispatch/pq-dispatch/internal/child"
-	"github.com/pq-dispatch/pq-dispatch/internal/devpg"
-	"github.com/pq-dispatch/pq-dispatch/internal/devpg/download"
+	"github.com/pq-dispatch/pq-dispatch/internal/scratch"
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
 
@@ -50,8 +47,6 @@ var ErrFailed = errors.New("the demo found something wrong")
 const (
 	dispatchers = 2 // processes that share the files
 
-	// goodbye bounds the removal of the schema when the demo's own context has ended.
-	goodbye = 15 * time.Second
 	// glance is how often the database is asked whether all is done.
 	glance = 20 * time.Millisecond
 )
@@ -93,7 +88,7 @@ func (d *demo) show(ctx context.Context) (s Summary, err error) {
 	}
 	s = Summary{
 		Files: len(before), Put: work.put, Processes: dispatchers, Died: work.died,
-		ServerVersion: d.version, dir: d.options.Dir, embedded: d.server != nil,
+		ServerVersion: d.version, dir: d.options.Dir, embedded: d.scratch.Server != nil,
 		Problems: work.skipped,
 	}
 	if err := d.measure(ctx, &s); err != nil {
@@ -112,8 +107,8 @@ func (d *demo) show(ctx context.Context) (s Summary, err error) {
 // demo is what Run makes, and close removes.
 type demo struct {
 	options Options
-	server  *devpg.Server // nil: the database was given
-	version string        // of the server
+	scratch *scratch.Scratch
+	version string // of the server
 	schema  string
 	pool    *pgxpool.Pool
 	jobs    *store.Store
@@ -123,31 +118,31 @@ func open(ctx context.Context, o Options) (_ *demo, err error) {
 	if o, err = o.complete(); err != nil {
 		return nil, err
 	}
-	// Among a database's schemas, this one says where it comes from; the rest is chance.
-	d := &demo{options: o, schema: "pq_dispatch_demo_" + strings.ToLower(rand.Text()[:12])}
+	if o.DatabaseURL == "" {
+		fmt.Fprintln(o.Stderr, "no database is given; starting a PostgreSQL for the demo")
+	}
+	place, err := scratch.Open(ctx, scratch.Options{For: "demo", DatabaseURL: o.DatabaseURL, Log: o.Stderr})
+	if err != nil {
+		return nil, err
+	}
+	o.DatabaseURL = place.URL
+	d := &demo{options: o, scratch: place, schema: place.Schema}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.close())
 		}
 	}()
-	if o.DatabaseURL == "" {
-		fmt.Fprintln(o.Stderr, "no database is given; starting a PostgreSQL for the demo")
-		if d.server, err = devpg.Start(ctx, devpg.Options{Own: true, Log: announcements{o.Stderr}, Download: download.PostgreSQL}); err != nil {
-			return nil, err
-		}
-		d.options.DatabaseURL = d.server.URL("")
-	}
 	if d.pool, d.jobs, err = connect(ctx, d.settings("parent"), 4); err != nil {
 		return nil, err
 	}
 	if err = d.pool.QueryRow(ctx, `show server_version`).Scan(&d.version); err != nil {
 		return nil, fmt.Errorf("connect to the database: %w", err)
 	}
-	if d.server == nil {
+	if d.scratch.Server == nil {
 		fmt.Fprintf(o.Stderr, "working in the schemas %s and %s, which are dropped at the end\n", d.schema, d.jobs.Channel())
 	}
-	if err = d.jobs.Migrate(ctx); err != nil {
-		return nil, fmt.Errorf("make the demo's schema (the role needs CREATE on the database): %w", err)
+	if err = d.scratch.Migrate(ctx, d.jobs); err != nil {
+		return nil, err
 	}
 	if _, err = d.pool.Exec(ctx, tables(d.schema)); err != nil {
 		return nil, fmt.Errorf("make the demo's tables: %w", err)
@@ -184,17 +179,6 @@ func (o Options) complete() (Options, error) {
 	}
 	o.Dir = real
 	return o, nil
-}
-
-// announcements lets through what devpg itself says, such as that it downloads a server, and not the
-// server's log.
-type announcements struct{ io.Writer }
-
-func (a announcements) Write(p []byte) (int, error) {
-	if bytes.HasPrefix(p, []byte("devpg:")) {
-		return a.Writer.Write(p)
-	}
-	return len(p), nil
 }
 
 // The queues of the demo.
@@ -240,28 +224,10 @@ func (d *demo) table(name string) string { return table(d.schema, name) }
 
 // close removes what open made.
 func (d *demo) close() error {
-	var errs []error
 	if d.pool != nil {
-		if d.server == nil {
-			errs = append(errs, d.dropSchemas())
-		}
 		d.pool.Close()
 	}
-	if d.server != nil {
-		errs = append(errs, d.server.Close())
-	}
-	return errors.Join(errs...)
-}
-
-func (d *demo) dropSchemas() error {
-	ctx, cancel := context.WithTimeout(context.Background(), goodbye)
-	defer cancel()
-	_, err := d.pool.Exec(ctx, fmt.Sprintf(`drop schema if exists %s, %s cascade`,
-		pgx.Identifier{d.schema}.Sanitize(), pgx.Identifier{d.jobs.Channel()}.Sanitize()))
-	if err != nil {
-		return fmt.Errorf("drop the schemas %s and %s (please do it by hand): %w", d.schema, d.jobs.Channel(), err)
-	}
-	return nil
+	return d.scratch.Close()
 }
 
 // settings are for a process of that name.

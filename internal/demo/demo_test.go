@@ -519,3 +519,10 @@ func wantNothingLeft(t *testing.T, url string) {
 		t.Errorf("got schemas %v, %v; want none left", left, err)
 	}
 }
+
+func TestWithoutADatabaseThereAreNoSchemasToDrop(t *testing.T) {
+	err := Run(t.Context(), Options{Dir: t.TempDir(), DatabaseURL: "postgres://127.0.0.1:1/none", Exec: []string{"never"}, Stdout: io.Discard, Stderr: io.Discard})
+	if err == nil || strings.Contains(err.Error(), "by hand") {
+		t.Errorf("got %v, want that the database is not reached, and nothing to do by hand", err)
+	}
+}

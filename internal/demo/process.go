@@ -23,6 +23,7 @@ import (
 
 	"github.com/pq-dispatch/pq-dispatch/dispatcher"
 	"github.com/pq-dispatch/pq-dispatch/internal/child"
+	"github.com/pq-dispatch/pq-dispatch/internal/scratch"
 	"github.com/pq-dispatch/pq-dispatch/retry"
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
@@ -97,7 +98,7 @@ func connect(ctx context.Context, s settings, connections int32) (*pgxpool.Pool,
 	if err != nil {
 		return nil, nil, err
 	}
-	return pool, store.New(pool, store.Options{Schema: s.Schema, Table: "queue"}), nil
+	return pool, scratch.Store(pool, s.Schema), nil
 }
 
 // runProducer puts a job for each file, in batches, with a row for each that says so.

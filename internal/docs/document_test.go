@@ -76,7 +76,10 @@ func documents(t *testing.T) map[string]string {
 		if _, err := os.Stat(filepath.Join(root, dir)); os.IsNotExist(err) {
 			continue
 		}
-		err := filepath.WalkDir(filepath.Join(root, dir), func(path string, _ os.DirEntry, err error) error {
+		err := filepath.WalkDir(filepath.Join(root, dir), func(path string, entry os.DirEntry, err error) error {
+			if err == nil && entry.Name() == "node_modules" {
+				return filepath.SkipDir
+			}
 			if err == nil && filepath.Ext(path) == ".md" {
 				path, err = filepath.Rel(root, path)
 				names = append(names, path)

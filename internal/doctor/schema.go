@@ -57,11 +57,11 @@ func objects(ctx context.Context, p *patient) (Finding, error) {
 	}
 	rows, err := p.conn.Query(ctx, `
 		select name || '()'
-		from unnest($1::text[]) name
+		from pg_catalog.unnest($1::text[]) name
 		where not exists (select from pg_proc where pronamespace = $2::text::regnamespace and proname = name)
 		union all
 		select t
-		from unnest($3::text[]) t
+		from pg_catalog.unnest($3::text[]) t
 		where to_regclass(t) is null or not exists (select from pg_constraint where conrelid = to_regclass(t) and contype = 'p')
 		order by 1`, names, pgx.Identifier{p.Names.Support()}.Sanitize(),
 		[]string{p.jobs.Table(), p.function("ledger"), p.function("pauses"), p.function("schema_version")})

@@ -226,7 +226,7 @@ func autovacuum(ctx context.Context, p *patient) (Finding, error) {
 	err := p.conn.QueryRow(ctx, `
 		select current_setting('autovacuum')::bool, current_setting('track_counts')::bool, current_setting('track_activities')::bool,
 		       not exists (
-		         select from pg_class c, unnest(c.reloptions) o(text)
+		         select from pg_class c, pg_catalog.unnest(c.reloptions) o(text)
 		         where c.oid = any (array[to_regclass($1)::oid, to_regclass($2)::oid]) and o.text in ('autovacuum_enabled=false', 'autovacuum_enabled=off'))`,
 		p.jobs.Table(), p.function("ledger")).Scan(&vacuum, &counts, &activities, &tables)
 	if err != nil {

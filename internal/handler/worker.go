@@ -96,7 +96,8 @@ func (w *Worker) Up() (up, processes int) { return int(w.up.Load()), w.options.P
 
 // Handle has a process run the job, as soon as one is free. When ctx ends first, the process is told, and
 // what it says then counts. If it says nothing for half of KillAfter it gets SIGTERM, and SIGKILL after
-// the other half. While no process runs at all, jobs are put off after StartTimeout; that is no attempt.
+// the other half. While no process runs at all, jobs are put off after StartTimeout, or when their own time
+// is over; that is no attempt.
 func (w *Worker) Handle(ctx context.Context, job *dispatcher.Job) error {
 	ctx, leave, ok := w.runs.enter(ctx)
 	if !ok {
@@ -122,6 +123,9 @@ func (w *Worker) Handle(ctx context.Context, job *dispatcher.Job) error {
 			}
 			patience.Reset(w.options.StartTimeout)
 		case <-ctx.Done():
+			if context.Cause(ctx) == dispatcher.ErrTimeout && w.up.Load() == 0 { // the job has not had its time
+				return dispatcher.Snooze(downDelay)
+			}
 			return fmt.Errorf("handler: no process was free: %w", context.Cause(ctx))
 		}
 	}

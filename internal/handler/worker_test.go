@@ -479,3 +479,14 @@ func TestProcessesKilledAtRandomCostNoMoreThanTheJobTheyHad(t *testing.T) {
 		t.Errorf("got %v, want it to go on", err)
 	}
 }
+
+func TestAJobWhoseTimeIsOverBeforeAnyProcessRunsHasHadNoAttempt(t *testing.T) {
+	w, _ := newWorker(t, WorkerOptions{Program: child(t, "never ready"), StartTimeout: time.Hour})
+	for cause, kind := range map[error]string{dispatcher.ErrTimeout: "snooze", dispatcher.ErrCancelled: "retry"} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cancel(cause)
+		if err := w.Handle(ctx, order("done")); kindOf(err) != kind {
+			t.Errorf("%v: got %s (%v), want %s", cause, kindOf(err), err, kind)
+		}
+	}
+}

@@ -123,7 +123,7 @@ func (b *backlog) query() string {
 		    and classid = ` + function("lock_class") + `()::oid
 		)
 		select w.name, ready.n, ready.oldest, aside.n
-		from unnest($1::text[]) w(name)
+		from pg_catalog.unnest($1::text[]) w(name)
 		cross join lateral (
 		  select count(*) n, coalesce(extract(epoch from now() - min(due.since)), 0)::float8 oldest
 		  from (
