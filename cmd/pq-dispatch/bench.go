@@ -32,10 +32,11 @@ it; between measurements it has the server write a checkpoint, if the role may. 
 
 A target that is missed is said, and no failure; a promise that is broken, such as a job lost, is one.`,
 		Example: `  pq-dispatch bench drain --quick
-  pq-dispatch bench latency --load --json`,
+  pq-dispatch bench latency --load --json
+  pq-dispatch bench tune --work 5ms`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			return &usageError{"say what to measure: " + strings.Join(benchNames(), ", ")}
+			return &usageError{"say what to measure: " + strings.Join(benchNames(), ", ") + "; or tune, to search settings"}
 		},
 	}
 	var o bench.Options
@@ -53,6 +54,7 @@ A target that is missed is said, and no failure; a promise that is broken, such 
 		commands[name].Flags().Bool(each.Flag, false, "instead: "+lowerFirst(each.Summary))
 		scaleFlags(commands[name].Flags(), each)
 	}
+	b.AddCommand(a.tuneCommand(&o), a.tuneProcessCommand())
 	return b
 }
 
