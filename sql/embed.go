@@ -91,6 +91,10 @@ func (n Names) Queue() string { return n.Identifier().Sanitize() }
 // ledger and its version: pq_dispatch for public.queue, pq_dispatch_<table> for another table of
 // public, else pq_dispatch_<schema>_<table>. It is also the name of the notification channel.
 func (n Names) Support() string {
+	return fit(n.prefix())
+}
+
+func (n Names) prefix() string {
 	name := "pq_dispatch"
 	if n.schema() != "public" {
 		name += "_" + n.schema()
@@ -98,6 +102,11 @@ func (n Names) Support() string {
 	if n.schema() != "public" || n.table() != "queue" {
 		name += "_" + n.table()
 	}
+	return name
+}
+
+// fit shortens a name to what an identifier can hold, so that different ones stay different.
+func fit(name string) string {
 	if len(name) > maxIdentifier {
 		sum := crc32.ChecksumIEEE([]byte(name))
 		name = fmt.Sprintf("%s_%08x", name[:maxIdentifier-9], sum)
@@ -144,11 +153,13 @@ type view struct {
 	LockClass, WakeClass, RingClass string // expressions
 	BeaconClass                     int
 	OwnSchema                       bool
-	table                           string
+	names                           Names
 }
 
 // Index is the quoted name of one of the table's indexes.
-func (v view) Index(suffix string) string { return pgx.Identifier{v.table + "_" + suffix}.Sanitize() }
+func (v view) Index(suffix string) string {
+	return pgx.Identifier{v.names.table() + "_" + suffix}.Sanitize()
+}
 
 func render(text string, n Names) string {
 	v := view{
@@ -161,7 +172,7 @@ func render(text string, n Names) string {
 		RingClass:   oidOf(n.Qualify("schema_version")),
 		BeaconClass: BeaconClass,
 		OwnSchema:   n.schema() != "public",
-		table:       n.table(),
+		names:       n,
 	}
 	if n.LockClass != 0 {
 		v.LockClass = strconv.Itoa(int(n.LockClass))

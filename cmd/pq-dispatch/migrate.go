@@ -35,15 +35,23 @@ func (a *app) migrateCommand() *cobra.Command {
 
 func (a *app) migrateUp() *cobra.Command {
 	to := sql.Version
+	var roles bool
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Bring the queue table to the version of this build",
-		Long:  "Brings the queue table to the version of this build, in one transaction. It may be run by any number\nof processes at once, and does nothing when that is done already.",
+		Long: `Brings the queue table to the version of this build, in one transaction. It may be run by any number
+of processes at once, and does nothing when that is done already.
+
+With --roles it also makes the group roles pq_dispatch_enqueue, pq_dispatch_worker, pq_dispatch_reader and
+pq_dispatch_owner (with the name of another table in theirs), gives each the rights that it needs, and the table to the
+owner's. Grant them to those who log in. Say --roles again with each later version.`,
 		Example: `  pq-dispatch migrate up
+  pq-dispatch migrate up --roles
   pq-dispatch migrate up --schema jobs --table queue`,
 		Args: cobra.NoArgs,
 	}
 	cmd.Flags().IntVar(&to, "to", to, "`version` to stop at")
+	cmd.Flags().BoolVar(&roles, "roles", false, "make the group roles, and give them their rights")
 	cmd.RunE = a.withStore(func(ctx context.Context, jobs *store.Store, _ []string) error {
 		current, err := currentVersion(ctx, jobs)
 		switch {
@@ -53,11 +61,20 @@ func (a *app) migrateUp() *cobra.Command {
 			return &usageError{fmt.Sprintf("migrate up --to %d: this build knows the versions 1 to %d", to, sql.Version)}
 		case to < current && cmd.Flags().Changed("to"):
 			return &usageError{fmt.Sprintf("migrate up --to %d: the table is at version %d already; 'migrate down' goes back", to, current)}
+		case roles && to < sql.Version:
+			return &usageError{"migrate up --roles: the roles have rights on what the last version has; leave out --to"}
 		}
 		if err := jobs.MigrateTo(ctx, to); err != nil {
 			return err
 		}
 		a.say("%s is at version %d", jobs.Table(), to)
+		if roles {
+			if err := jobs.MigrateRoles(ctx); err != nil {
+				return err
+			}
+			r := jobs.Roles()
+			a.say("the roles %s, %s, %s and %s have their rights on it", r.Enqueue, r.Worker, r.Reader, r.Owner)
+		}
 		return nil
 	})
 	return cmd
@@ -194,6 +211,7 @@ var formats = map[string]struct{ up, down, end string }{
 
 func (a *app) migratePrint() *cobra.Command {
 	var format, direction string
+	var roles bool
 	cmd := &cobra.Command{
 		Use:   "print",
 		Short: "Print the migrations as SQL, for psql or another migration tool",
@@ -206,6 +224,7 @@ Whichever tool runs them, 'pq-dispatch migrate status' knows about it afterwards
 	}
 	cmd.Flags().StringVar(&format, "format", "plain", "plain, goose, tern or dbmate")
 	cmd.Flags().StringVar(&direction, "direction", "up", "up or down, for the format plain")
+	cmd.Flags().BoolVar(&roles, "roles", false, "with the group roles and their rights at the end; see migrate up")
 	cmd.RunE = a.do(func(context.Context, []string) error {
 		_, tool := formats[format]
 		switch {
@@ -221,6 +240,13 @@ Whichever tool runs them, 'pq-dispatch migrate status' knows about it afterwards
 			return err
 		}
 		up, down := scripts(steps)
+		if roles {
+			script, err := sql.CreateRoles(sql.Names{Schema: a.schema, Table: a.table})
+			if err != nil {
+				return err
+			}
+			up += "\n" + script
+		}
 		text := "begin;\n\n" + up + "\ncommit;\n"
 		if direction == "down" {
 			text = "begin;\n\n" + down + "\ncommit;\n"
