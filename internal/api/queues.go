@@ -13,7 +13,6 @@ import (
 // countTo is how far the jobs of a state are counted: to count millions takes seconds.
 const countTo = 100_000
 
-
 func (a *api) queues(r *request) (answer, error) {
 	all, err := a.jobs.Overviews(r.Context(), countTo)
 	if err != nil {
