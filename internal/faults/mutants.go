@@ -42,9 +42,7 @@ type trials struct {
 // trial is what came of a scenario.
 type trial struct {
 	counts map[string]int // above 0
-	seeds  int            // how many were tried
-	took   time.Duration
-	err    error // it could not be run, or has not passed where it has to
+	err    error          // it could not be run, or has not passed where it has to
 }
 
 // runMutants is the command -mutants.

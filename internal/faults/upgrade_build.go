@@ -76,7 +76,7 @@ func checkOut(ctx context.Context, root, commit, dir string) (err error) {
 	for {
 		header, err := archive.Next()
 		switch {
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			_, err := io.Copy(io.Discard, out)
 			return err
 		case err != nil:
