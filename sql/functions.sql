@@ -74,10 +74,10 @@ $$;
 --
 -- after says where an earlier claim has come to: then, of the ready jobs without expected_at, only those with a
 -- higher id are looked at. From the head of a busy queue a claim steps over all that is in hand, and over
--- what is done but not vacuumed. What has an expected_at, or was scheduled and is due, comes first all the same. Where others have claimed, such a claim leaps, further each time, and may
--- leave jobs behind. The caller has to look from the head (null) whenever it was not given all it wanted,
--- and now and then: for what was left, committed late or handed back. Where that takes long, it looks at ids up to
--- upto, piece by piece.
+-- what is done but not vacuumed. What has an expected_at, or was scheduled and is due, comes first all the
+-- same. Where others have claimed, such a claim leaps, further each time, and may leave jobs behind. The
+-- caller has to look from the head (null) whenever it was not given all it wanted, and now and then: for what
+-- was left, committed late or handed back. Where that takes long, it looks at ids up to upto, piece by piece.
 --
 -- A claim stops at so many bytes of data, as the table holds it, or one job: a row without a place but with an
 -- attempt tells that there are more.

@@ -34,7 +34,6 @@ var _ = register(
 	scene.Fault{
 		Name: "half-open", Family: networkFamily,
 		About:  "the server's side of a dispatcher's connections is closed, of all or of one kind, and the dispatcher is not told",
-		Needs:  scene.Needs{Slow: "a dispatcher waits for an answer for 15 s on its lock session, and for 30 s when it writes outcomes"},
 		Inject: halfOpen,
 	},
 	scene.Fault{
