@@ -20,13 +20,16 @@ func answered(after int64, took time.Duration, ids ...int64) answer {
 }
 
 func TestAClaimBeginsNoLaterThanAtWhatWasHandedBack(t *testing.T) {
-	for name, head := range map[string]time.Duration{
-		"the head is short": time.Millisecond,
-		"the head is long":  2 * longHead,
+	for name, test := range map[string]struct {
+		head       time.Duration
+		want, next int64
+	}{
+		"the head is short": {time.Millisecond, 0, 41},
+		"the head is long":  {2 * longHead, 39, 41},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var p position
-			p.advance(answered(0, head, 1, 2, 3, 100), true)
+			p.advance(answered(0, test.head, 1, 2, 3, 100), true)
 			later := time.Now().Add(time.Hour) // no look before the position is due
 			p.head, p.near.at, p.far.at = later, later, later
 			if after, _ := p.next(time.Now(), false); after != 100 {
@@ -35,12 +38,13 @@ func TestAClaimBeginsNoLaterThanAtWhatWasHandedBack(t *testing.T) {
 			p.rewind(50)
 			p.rewind(40)
 			p.rewind(60)
-			if after, upto := p.next(time.Now(), false); after != 39 || upto != 0 {
-				t.Errorf("got a claim after %d up to %d, want all after 39, before the first that was handed back", after, upto)
+			if after, upto := p.next(time.Now(), false); after != test.want || upto != 0 {
+				t.Errorf("got a claim after %d up to %d, want all after %d, before the first that was handed back", after, upto, test.want)
 			}
-			p.advance(answered(39, time.Millisecond, 40, 41), true)
-			if after, _ := p.next(time.Now(), false); after != 41 {
-				t.Errorf("got a claim after %d, want 41: a rewind is for once", after)
+			p.advance(answered(test.want, time.Millisecond, 40, 41), true)
+			p.head, p.near.at, p.far.at = later, later, later
+			if after, _ := p.next(time.Now(), false); after != test.next {
+				t.Errorf("got a claim after %d, want %d: a rewind is for once", after, test.next)
 			}
 		})
 	}
@@ -53,8 +57,8 @@ func TestWhatIsHandedBackBesideAClaimIsNotPassedByItsAnswer(t *testing.T) {
 	p.next(time.Now(), false)
 	p.rewind(2) // while the answer is under way
 	p.advance(answered(2, time.Millisecond, 3, 4, 5), true)
-	if after, _ := p.next(time.Now(), false); after != 1 {
-		t.Errorf("got a claim after %d, want 1, before job 2, which was handed back", after)
+	if after, _ := p.next(time.Now(), false); after > 1 {
+		t.Errorf("got a claim after %d, want one before job 2, which was handed back", after)
 	}
 }
 
