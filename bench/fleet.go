@@ -55,6 +55,11 @@ func (h *harness) newFleet(ctx context.Context, n int, s settings) (*fleet, erro
 			return nil, errors.Join(err, f.stop())
 		}
 	}
+	return f.allReady(ctx)
+}
+
+// allReady waits until each process runs jobs. On an error it stops them.
+func (f *fleet) allReady(ctx context.Context) (*fleet, error) {
 	err := f.await(ctx, func() bool {
 		return !slices.ContainsFunc(f.members, func(m *member) bool { return !m.latest.Ready })
 	})

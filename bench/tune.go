@@ -241,13 +241,7 @@ func (t *tuner) start(ctx context.Context, s tune.Setting) (*fleet, error) {
 			return nil, errors.Join(err, f.stop())
 		}
 	}
-	err := f.await(ctx, func() bool {
-		return !slices.ContainsFunc(f.members, func(m *member) bool { return !m.latest.Ready })
-	})
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("wait for the dispatchers' first jobs: %w", err), f.stop())
-	}
-	return f, nil
+	return f.allReady(ctx)
 }
 
 // errOver is the cause of the end of a part of a trial.

@@ -97,18 +97,25 @@ func (w *worker) run(ctx context.Context, heard <-chan json.RawMessage, out io.W
 		}))
 	}
 	dispatcher.HandleTask(d, chores, w.handle)
+	return attend(ctx, d, out, w.done.Load, func(ctx context.Context) { w.obey(ctx, heard) })
+}
+
+// attend runs a dispatcher, tells how it goes, and does what is to be done beside it until it has ended.
+func attend(ctx context.Context, d *dispatcher.Dispatcher, out io.Writer, done func() int64, beside ...func(context.Context)) error {
 	reporting, end := context.WithCancel(context.WithoutCancel(ctx))
 	var background sync.WaitGroup
-	background.Go(func() { w.obey(reporting, heard) })
+	for _, do := range beside {
+		background.Go(func() { do(reporting) })
+	}
 	background.Go(func() {
 		report(reporting, out, func() message {
 			asked, cancel := context.WithTimeout(reporting, time.Second)
 			defer cancel()
 			state, err := d.State(asked)
-			return message{Ready: err == nil && state.Holding && state.Listening, Done: w.done.Load()}
+			return message{Ready: err == nil && state.Holding && state.Listening, Done: done()}
 		})
 	})
-	err = d.Run(ctx)
+	err := d.Run(ctx)
 	end()
 	background.Wait()
 	return err

@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"os"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -152,19 +151,7 @@ func serveOne(ctx context.Context, s settings, j *journal.Writer, _ <-chan json.
 		drink(told.How)
 		return nil
 	}))
-	reporting, end := context.WithCancel(context.WithoutCancel(ctx))
-	var background sync.WaitGroup
-	background.Go(func() {
-		report(reporting, out, func() message {
-			asked, cancel := context.WithTimeout(reporting, time.Second)
-			defer cancel()
-			state, err := d.State(asked)
-			return message{Ready: err == nil && state.Holding && state.Listening, Done: w.done.Load()}
-		})
-	})
-	err = d.Run(ctx)
-	end()
-	background.Wait()
+	err = attend(ctx, d, out, w.done.Load)
 	if errors.Is(err, dispatcher.ErrStuck) {
 		return nil // that is what it is here for
 	}
