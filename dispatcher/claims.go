@@ -65,11 +65,10 @@ func (l *loop) choose() (*queue, int) {
 		if !q.wanted || q.leaving {
 			continue
 		}
-		room := l.room(q)
-		if room <= 0 && q.place.stale(now) {
-			if _, waiting, _ := l.slots.spare(q); waiting > 0 {
-				room = 1 // what is more urgent than all that waits must not wait for it
-			}
+		free, waiting, busy := l.slots.spare(q)
+		room := q.room(free, waiting, busy)
+		if room <= 0 && waiting > 0 && q.place.stale(now) {
+			room = 1 // what is more urgent than all that waits must not wait for it
 		}
 		if want := min(room, spare, maxClaim); want > 0 {
 			l.turn = (n + 1) % len(l.queues)

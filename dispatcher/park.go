@@ -62,6 +62,9 @@ func (l *loop) repose(q *queue, parking store.Parking, found int, looked looked,
 	if parking == store.Parked {
 		q.bucket.held = true
 	}
+	if drained {
+		q.untold = false
+	}
 	if found > 0 {
 		if q.quiet = 0; now.Sub(q.last) < soon {
 			q.wakes++
@@ -104,11 +107,18 @@ func (l *loop) unpark(b *bucket) {
 	l.unparked = append(l.unparked, b.number)
 }
 
-// saturate wakes the queues that have work but no room: another process may have, and while no one
-// sleeps puts need not notify.
+// saturate sees to the queues that have jobs but no room: another process may have.
 func (l *loop) saturate() {
 	for _, q := range l.queues {
-		if q.wanted && q.asleep && l.room(q) <= 0 {
+		free, waiting, busy := l.slots.spare(q)
+		if waiting > 0 { // by then they should have been started; look whether to hand them back
+			l.expect(q, reserveTime)
+		}
+		if !q.wanted || q.room(free, waiting, busy) > 0 {
+			continue
+		}
+		l.inform(q)
+		if q.asleep { // while no one sleeps puts need not notify
 			q.asleep = false
 			l.unpark(q.bucket)
 		}

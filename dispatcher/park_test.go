@@ -178,17 +178,26 @@ func TestABusyDispatcherLetsPutsBeSilent(t *testing.T) {
 }
 
 // A retry is an UPDATE, which notifies nobody. When it is due and its process has no room, a peer that
-// sleeps must be told.
-func TestAPeerTakesTheRetryThatThereIsNoRoomFor(t *testing.T) {
+// sleeps must be told: be it that there was no room from the start, or that there was less than was due.
+func TestAPeerTakesTheRetriesThatThereIsNoRoomFor(t *testing.T) {
+	t.Run("no room at all", func(t *testing.T) { retriesWithoutRoom(t, 1) })
+	t.Run("room for one of two", func(t *testing.T) { retriesWithoutRoom(t, 2) })
+}
+
+func retriesWithoutRoom(t *testing.T, count int) {
 	url := migrated.Database(t)
 	pool := poolAt(t, url)
 	jobs := store.New(pool, store.Options{})
 	apples, pears := jobs.Queue("apples"), jobs.Queue("pears")
 	fail, proceed := make(chan struct{}), make(chan struct{})
 	entered := make(chan string, 10)
-	first := dispatcher.New(jobs, quiet(dispatcher.Options{Sweep: time.Hour, Concurrency: 2}))
-	first.Handle("apples", dispatcher.HandlerFunc(func(context.Context, *dispatcher.Job) error {
+	first := dispatcher.New(jobs, quiet(dispatcher.Options{Sweep: time.Hour, Concurrency: count + 1}))
+	first.Handle("apples", dispatcher.HandlerFunc(func(_ context.Context, job *dispatcher.Job) error {
 		entered <- "apple"
+		if job.Attempt > 1 {
+			<-proceed
+			return nil
+		}
 		<-fail
 		return retry.After(100*time.Millisecond, errSour)
 	}))
@@ -198,16 +207,19 @@ func TestAPeerTakesTheRetryThatThereIsNoRoomFor(t *testing.T) {
 		return nil
 	}))
 	start(t, first)
-	id := put(t, apples, "sour")
+	for range count {
+		put(t, apples, "sour")
+	}
 	put(t, pears, "long")
-	receive(t, entered, "the first")
-	receive(t, entered, "the second, which takes the last slot")
-	put(t, pears, "the next for the slot")
+	for range count + 1 {
+		receive(t, entered, "all slots are taken")
+	}
+	put(t, pears, "the next for a slot")
 
-	got := make(chan int64, 10)
+	got := make(chan int, 10)
 	peer := dispatcher.New(storeAt(t, url), quiet(dispatcher.Options{Sweep: time.Hour}))
 	peer.Handle("apples", dispatcher.HandlerFunc(func(_ context.Context, job *dispatcher.Job) error {
-		got <- job.ID
+		got <- job.Attempt
 		return nil
 	}))
 	start(t, peer)
@@ -218,8 +230,8 @@ func TestAPeerTakesTheRetryThatThereIsNoRoomFor(t *testing.T) {
 		return err == nil && watches
 	})
 	close(fail)
-	if retried := receive(t, got, "the retry, by the peer"); retried != id {
-		t.Errorf("the peer got job %d, want %d", retried, id)
+	if attempt := receive(t, got, "a retry, by the peer"); attempt != 2 {
+		t.Errorf("got attempt %d, want the retry", attempt)
 	}
 	close(proceed)
 }

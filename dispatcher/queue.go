@@ -24,7 +24,8 @@ type queue struct {
 	wanted  bool             // there may be a due job that is not claimed
 	halted  bool             // paused since the last claim was asked for: what that gives goes back
 	armed   time.Duration    // when the wheel will fire for it, at the latest, or never
-	called  time.Duration    // when the others were last woken for it
+	untold  bool             // a timer of ours fired for it, and since then neither was it drained nor were the others woken
+	called  time.Duration    // when they were last
 	rate    rate
 	place   position
 	rest
@@ -74,8 +75,7 @@ type claim struct {
 
 // room is how many jobs of the queue to claim now: those that free slots wait for, and a little more,
 // so that the slots stay busy while the next claim is under way.
-func (l *loop) room(q *queue) int {
-	free, waiting, busy := l.slots.spare(q)
+func (q *queue) room(free, waiting, busy int) int {
 	room := free - waiting
 	if busy > 0 { // so slots will come free, at that rate
 		room += q.prefetch(time.Now(), busy)
@@ -140,6 +140,7 @@ type rate struct {
 
 const (
 	prefetchTime = 20 * time.Millisecond // of work to hold in reserve
+	reserveTime  = 5 * prefetchTime      // between looks whether it is too much
 	worthwhile   = 20                    // for handlers that take less than so many claims
 	maxPrefetch  = 2000
 	rateWindow   = 5 * time.Millisecond // the shortest time that a rate is measured over

@@ -166,7 +166,7 @@ func TestSlowHandlersHandBackWhatFastOnesHadClaimedAhead(t *testing.T) {
 		t.Fatal(err)
 	}
 	entered, proceed := make(chan struct{}, slow), make(chan struct{})
-	hoarder := dispatcher.New(jobs, quiet(dispatcher.Options{Concurrency: 2, Sweep: 500 * time.Millisecond}))
+	hoarder := dispatcher.New(jobs, quiet(dispatcher.Options{Concurrency: 2, Sweep: time.Hour}))
 	hoarder.Handle("apples", dispatcher.HandlerFunc(func(_ context.Context, job *dispatcher.Job) error {
 		if string(job.Data) == "true" {
 			entered <- struct{}{}
@@ -178,9 +178,9 @@ func TestSlowHandlersHandBackWhatFastOnesHadClaimedAhead(t *testing.T) {
 	for range 2 {
 		receive(t, entered, "a slow one")
 	}
-	// Nothing ends any more here, so only a sweep can tell that it has become slow. An idle peer then
-	// gets what is waiting.
-	d := dispatcher.New(storeAt(t, url), quiet(dispatcher.Options{}))
+	// Nothing ends any more here, so only time can tell that it has become slow. An idle peer then gets
+	// what is waiting.
+	d := dispatcher.New(storeAt(t, url), quiet(dispatcher.Options{Sweep: time.Hour}))
 	d.Handle("apples", dispatcher.HandlerFunc(func(context.Context, *dispatcher.Job) error { return nil }))
 	start(t, d)
 	eventually(t, "the peer has done the rest", func() bool {

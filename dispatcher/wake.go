@@ -48,15 +48,25 @@ func (l *loop) expect(q *queue, delay time.Duration) {
 // callAgain is how often others are told of due jobs that there is no room for here.
 const callAgain = time.Second
 
+// inform lets others know of due jobs that there is no room for here: they may have room, and not know of
+// what fell due by our own timer only, such as a retry: an UPDATE notifies nobody.
+func (l *loop) inform(q *queue) {
+	if !q.untold {
+		return
+	}
+	now := time.Since(l.epoch)
+	if wait := callAgain - (now - q.called); wait > 0 {
+		l.expect(q, wait)
+		return
+	}
+	q.called, q.untold = now, false
+	l.call(q)
+}
+
 func (l *loop) advance() {
 	now := time.Since(l.epoch)
 	l.wheel.advance(now, func(at time.Duration, q *queue) {
-		q.wanted = true
-		if l.room(q) <= 0 && now-q.called > callAgain {
-			// Others may have room, and not know: a retry is an UPDATE, which notifies nobody.
-			q.called = now
-			l.call(q)
-		}
+		q.wanted, q.untold = true, true
 		if at >= q.armed {
 			q.armed = never
 		}
