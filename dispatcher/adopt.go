@@ -9,6 +9,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/pq-dispatch/pq-dispatch/store"
 )
 
 // ErrNotRunning is matched by the errors of methods that need [Dispatcher.Run] to be under way.
@@ -141,6 +143,18 @@ func (l *loop) obey(heard *hints) {
 		l.handBack(q, 0)
 		q.halted = true
 		q.wanted = true // for the claim that finds it paused, and says until when
+	}
+}
+
+// catchUp carries out what a sweep has found operators to have said. What was heard of it before is done already.
+func (l *loop) catchUp(found store.Survey) {
+	for _, id := range found.Cancelled {
+		l.cancel(id)
+	}
+	for _, name := range found.Paused {
+		if q := l.d.queues[name]; q != nil && (l.handBack(q, 0) || l.asking) { // a claim under way may be of before
+			q.halted, q.wanted = true, true
+		}
 	}
 }
 

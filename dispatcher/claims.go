@@ -127,8 +127,9 @@ func (l *loop) take(a answer) {
 	taken := make([]*claim, 0, len(claims.Jobs))
 	for _, job := range claims.Jobs {
 		if q.held[job.ID] != nil {
-			// Its row was changed, so that the claim came upon it where no held job was expected. Our own
+			// Its row was given a priority, so that the claim came upon it where no held job was expected. Our own
 			// lock was granted a second time, and is given back once.
+			q.held[job.ID].moved = true
 			l.release = append(l.release, job.ID)
 			l.strike(claims.Batch)
 			continue

@@ -5,6 +5,15 @@ import (
 	"sync/atomic"
 )
 
+// runKey is the key of Run's own context in those of handlers, which go on after its end.
+type runKey struct{}
+
+// stopping tells whether the dispatcher of a job's context has been told to stop.
+func stopping(ctx context.Context) bool {
+	run, ok := ctx.Value(runKey{}).(context.Context)
+	return ok && run.Err() != nil
+}
+
 // jobContext is the context of one job's handler. It ends with the lock session, like those of all, or by
 // itself when the job is cancelled. The one of its own is made when first needed: most handlers end without having
 // asked, and to make one for each took as long as to claim the job.

@@ -52,7 +52,8 @@ type discard struct{ reason string }
 
 func (d *discard) Error() string { return "discarded: " + d.reason }
 
-// Causes of the end of a handler's context, for context.Cause.
+// Causes of the end of a handler's context, for context.Cause. A handler may return an error that matches ErrStopping as soon
+// as Run's context has ended: the job is handed back then, too, and its attempt is not counted.
 var (
 	ErrStopping    = errors.New("dispatcher: stopping, and the grace is over")
 	ErrSessionLost = errors.New("dispatcher: the lock session broke, and with it the claim")

@@ -111,7 +111,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	if err := d.configure(); err != nil {
 		return err
 	}
-	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	inner, cancel := context.WithCancel(context.WithValue(context.WithoutCancel(ctx), runKey{}, ctx))
 	l := &loop{
 		d:         d,
 		inner:     inner,

@@ -46,12 +46,26 @@ const (
 type piece struct {
 	at   time.Time
 	cost time.Duration
+	vain int // looks of its kind without a job, in a row
 }
 
-func (p piece) due(now time.Time) bool { return now.Sub(p.at) > headShare*p.cost }
+// due tells whether the next one is: the rarer, the longer there has been nothing, but not much.
+func (p piece) due(now time.Time) bool {
+	return now.Sub(p.at) > headShare<<min(p.vain, mostVain)*p.cost
+}
+
+// followed is the piece after it, with the answer to its claim.
+func (p piece) followed(a answer) piece {
+	next := piece{at: a.at, cost: a.at.Sub(a.asked)}
+	if len(a.claims.Jobs) == 0 {
+		next.vain = p.vain + 1
+	}
+	return next
+}
 
 const (
 	headShare  = 10                    // claims from the head wait that many times their own cost
+	mostVain   = 2                     // and pieces of a long one, found empty, up to four times as long
 	urgentLook = 20 * time.Millisecond // between looks of a queue whose buffer is full
 	longHead   = 5 * time.Millisecond  // a look from there that takes longer is broken up
 
@@ -146,15 +160,14 @@ func (p *position) advance(a answer, full bool) {
 		}
 	}
 	p.looked, p.cost = a.at, a.at.Sub(a.asked)
-	done := piece{at: a.at, cost: p.cost}
 	switch p.look {
 	case justBehind:
-		if p.near = done; full {
+		if p.near = p.near.followed(a); full {
 			p.near.cost = 0 // look there again at once
 		}
 		return
 	case farBehind:
-		p.far = done
+		p.far = p.far.followed(a)
 		p.round += p.cost
 		if p.back = a.claim.Upto; full {
 			p.back, p.far.cost = last, 0

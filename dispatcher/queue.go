@@ -2,7 +2,7 @@ package dispatcher
 
 import (
 	"cmp"
-	"container/heap"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -71,6 +71,7 @@ type claim struct {
 	age       time.Duration // since it was due, at that time
 	outcome   outcome       // set by its worker, before it is finished
 	running   bool          // under the lock of the slots
+	moved     bool          // a claim came upon it where it was not, by its times as it was claimed; the loop's
 }
 
 // room is how many jobs of the queue to claim now: those that free slots wait for, and a little more,
@@ -98,38 +99,46 @@ func (q *queue) prefetch(now time.Time, busy int) int {
 func (q *queue) heldAfter(after int64) []int64 {
 	var ids []int64
 	for id, c := range q.held {
-		if after == 0 || id > after || !c.job.ExpectedAt.IsZero() || !c.job.ScheduleAt.IsZero() {
+		if after == 0 || id > after || c.moved || !c.job.ExpectedAt.IsZero() || !c.job.ScheduleAt.IsZero() {
 			ids = append(ids, id)
 		}
 	}
 	return ids
 }
 
-// buffer is a heap of claims in the order in which jobs run: earliest expected_at first, those
-// without one last, then id.
+// buffer holds claims in the order in which jobs run. They come nearly in that order, so to keep them sorted
+// costs less than a heap.
 type buffer []*claim
 
-func (b buffer) Len() int      { return len(b) }
-func (b buffer) Swap(i, j int) { b[i], b[j] = b[j], b[i] }
-func (b *buffer) Push(c any)   { *b = append(*b, c.(*claim)) }
-func (b *buffer) Pop() any {
-	old := *b
-	last := old[len(old)-1]
-	old[len(old)-1] = nil
-	*b = old[:len(old)-1]
-	return last
-}
-
-func (b buffer) Less(i, j int) bool {
-	x, y := b[i].job.Job, b[j].job.Job
-	if !x.ExpectedAt.Equal(y.ExpectedAt) {
-		return !x.ExpectedAt.IsZero() && (y.ExpectedAt.IsZero() || x.ExpectedAt.Before(y.ExpectedAt))
+func (b *buffer) add(claims []*claim) {
+	last := max(0, len(*b)-1)
+	*b = append(*b, claims...)
+	if !slices.IsSortedFunc((*b)[last:], before) {
+		slices.SortFunc(*b, before)
 	}
-	return x.ID < y.ID
 }
 
-func (b *buffer) add(c *claim) { heap.Push(b, c) }
-func (b *buffer) next() *claim { return heap.Pop(b).(*claim) }
+func (b *buffer) next() *claim {
+	c := (*b)[0]
+	(*b)[0] = nil
+	*b = (*b)[1:]
+	return c
+}
+
+// before orders claims by the earliest expected_at, those without one last, then by id.
+func before(a, b *claim) int {
+	x, y := a.job.Job, b.job.Job
+	if !x.ExpectedAt.Equal(y.ExpectedAt) {
+		switch {
+		case x.ExpectedAt.IsZero():
+			return 1
+		case y.ExpectedAt.IsZero():
+			return -1
+		}
+		return x.ExpectedAt.Compare(y.ExpectedAt)
+	}
+	return cmp.Compare(x.ID, y.ID)
+}
 
 // rate follows how fast a queue's jobs are handled.
 type rate struct {

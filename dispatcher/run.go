@@ -39,14 +39,14 @@ func (c *claim) run() {
 	defer c.ctx.end()
 	job := &c.job
 	job.Lateness = c.age + time.Since(c.claimedAt)
-	ctx, end := c.queue.telemetry.Process(&c.ctx, telemetry.Run{
+	ctx, processing := c.queue.telemetry.Process(&c.ctx, telemetry.Run{
 		Task: job.Task, ID: job.ID, Attempt: job.Attempt, Metadata: job.Metadata, Lateness: job.Lateness,
 	})
 	defer func() {
 		if c.outcome.kind == "" { // the handler has ended its goroutine, as t.FailNow does
 			c.outcome = c.failed(errGoexit)
 		}
-		end(c.outcome.kind, errorType(c.outcome.reason))
+		processing.End(c.outcome.kind, errorType(c.outcome.reason))
 	}()
 	if c.ctx.Err() != nil { // it was cancelled, or the session lost, before it could start
 		c.outcome = c.judge(ctx, context.Cause(ctx))
@@ -121,6 +121,9 @@ func (c *claim) judge(ctx context.Context, err error) outcome {
 			back.Reason += ": " + err.Error()
 		}
 		return outcome{kind: setAside, back: back, reason: err}
+	}
+	if errors.Is(err, ErrStopping) && stopping(ctx) { // the handler has waited less long than we would
+		return outcome{kind: handedBack, back: back, reason: err}
 	}
 	return c.failed(err)
 }

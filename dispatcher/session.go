@@ -33,6 +33,8 @@ type sessionScope struct {
 	surveyed bool // once: claims wait for it, as what the dead have left must be counted before it is run again
 }
 
+func (s *sessionScope) lost() bool { return context.Cause(s.ctx) == ErrSessionLost }
+
 // ask is what the loop wants done on the lock session: a claim, or the names of wake locks.
 type ask struct {
 	claim  store.ClaimRequest

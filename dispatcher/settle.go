@@ -84,6 +84,11 @@ func (d *Dispatcher) write(ctx context.Context, batch []*claim, repeated bool) e
 		case completedTx:
 			checked = append(checked, c.job.Run())
 		case retried, snoozed, setAside:
+			// Once the claim is lost another may have begun the same attempt, which must not be taken from it.
+			// (A cancel is the operator's will, whoever runs the job.)
+			if c.session.lost() && context.Cause(&c.ctx) != ErrCancelled {
+				continue
+			}
 			returned = append(returned, c.outcome.back)
 		case handedBack, claimLost:
 		}

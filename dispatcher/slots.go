@@ -1,10 +1,8 @@
 package dispatcher
 
 import (
-	"container/heap"
 	"context"
 	"slices"
-	"sort"
 	"sync"
 )
 
@@ -82,8 +80,8 @@ func (s *slots) resizeLine(q *queue, size int) {
 func (s *slots) add(q *queue, claims []*claim) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	q.line.waiting.add(claims)
 	for _, c := range claims {
-		q.line.waiting.add(c)
 		q.line.bytes += int64(c.job.Size())
 	}
 	s.start()
@@ -217,7 +215,6 @@ func (s *slots) withdraw(q *queue, keep int) []*claim {
 	if len(l.waiting) <= keep {
 		return nil
 	}
-	sort.Sort(l.waiting) // which is a heap still
 	rest := slices.Clone(l.waiting[keep:])
 	clear(l.waiting[keep:])
 	l.waiting = l.waiting[:keep]
@@ -236,7 +233,7 @@ func (s *slots) skip(c *claim) {
 	if i < 0 {
 		return
 	}
-	heap.Remove(&l.waiting, i)
+	l.waiting = slices.Delete(l.waiting, i, i+1)
 	l.bytes -= int64(c.job.Size())
 	c.outcome = c.judge(&c.ctx, context.Cause(&c.ctx))
 	s.finished = append(s.finished, c)

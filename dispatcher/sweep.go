@@ -82,6 +82,7 @@ func (l *loop) hearSurvey(s surveyed) {
 		}
 	}
 	l.session.budget = s.survey.Budget
+	l.catchUp(s.survey)
 	l.shed()
 	if len(s.survey.Dead) > 0 && !l.burying {
 		l.burying = true

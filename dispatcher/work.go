@@ -32,6 +32,8 @@ func (l *loop) report(c *claim) {
 		l.d.log.Error("job set aside", "queue", q.name, "job", c.job.ID, "task", c.job.Task, "attempt", c.job.Attempt, "error", c.outcome.reason)
 	case retried:
 		l.d.log.Warn("job failed", "queue", q.name, "job", c.job.ID, "task", c.job.Task, "attempt", c.job.Attempt, "retry_in", c.outcome.back.Delay, "error", c.outcome.reason)
+	case handedBack:
+		l.d.log.Info("job handed back", "queue", q.name, "job", c.job.ID, "task", c.job.Task, "attempt", c.job.Attempt, "reason", c.outcome.reason)
 	case discarded:
 		l.d.log.Info("job discarded", "queue", q.name, "job", c.job.ID, "task", c.job.Task, "reason", c.outcome.reason)
 	}

@@ -413,20 +413,27 @@ begin
 end
 $$;
 
+-- dispatchers: those that live, by their places in the ring, and the server process of each.
+create function {{.Support}}.dispatchers() returns table (id integer, pid integer)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select k.objid::integer, k.pid
+  from pg_locks k
+  where k.locktype = 'advisory' and k.objsubid = 2 and k.mode = 'ExclusiveLock' and k.granted
+    and k.database = (select oid from pg_database where datname = current_database())
+    and k.classid = {{.RingClass}}::oid
+$$;
+
 -- neighbour: the next dispatcher in the ring of those that live; null if there is no other.
 create function {{.Support}}.neighbour(dispatcher integer) returns integer
 language sql volatile
 set search_path = pg_catalog, pg_temp
 as $$
-  select k.id
-  from (
-    select objid::integer as id from pg_locks
-    where locktype = 'advisory' and classid = {{.RingClass}}::oid and objsubid = 2
-      and mode = 'ExclusiveLock' and granted
-      and database = (select oid from pg_database where datname = current_database())
-  ) k
-  where k.id <> dispatcher
-  order by k.id < dispatcher, k.id
+  select d.id
+  from {{.Support}}.dispatchers() d
+  where d.id <> dispatcher
+  order by d.id < dispatcher, d.id
   limit 1
 $$;
 
@@ -471,7 +478,12 @@ $$;
 -- places says where in the table the claim has found them, which is a third faster than to look each up by
 -- its id; whole has the same ids, since a place may have gone to another job meanwhile. What is not
 -- there any more, because someone has updated it, is looked up.
-create function {{.Support}}.complete(ids bigint[], attempt integer, places tid[], whole int8multirange) returns integer
+--
+-- newest is when the last of them was put. After a failover to a standby that lagged behind, the sequence gives the
+-- ids of what was lost with the old server to other jobs, which a late outcome must not take for its own.
+create function {{.Support}}.complete(
+  ids bigint[], attempt integer, places tid[], whole int8multirange, newest timestamptz
+) returns integer
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -485,11 +497,13 @@ declare
   moved   integer;
 begin
   delete from {{.Table}} q
-  where q.ctid = any (places) and q.id <@ whole and q.attempt = complete.attempt and q.dequeued_at is null;
+  where q.ctid = any (places) and q.id <@ whole and q.attempt = complete.attempt and q.dequeued_at is null
+    and q.enqueued_at <= newest;
   get diagnostics deleted = row_count;
   if deleted < cardinality(ids) then
     delete from {{.Table}} q
-    where q.id = any (ids) and q.attempt = complete.attempt and q.dequeued_at is null;
+    where q.id = any (ids) and q.attempt = complete.attempt and q.dequeued_at is null
+      and q.enqueued_at <= newest;
     get diagnostics moved = row_count;
     deleted := deleted + moved;
   end if;
@@ -498,9 +512,10 @@ end
 $$;
 
 -- put_back: the jobs' runs did not finish them. Each waits for its delay in seconds and runs again,
--- as its next attempt if this one counts; or is set aside. Returns how many, as complete does.
+-- as its next attempt if this one counts; or is set aside. Returns how many, as complete does. enqueued is when each
+-- was put, for the reason told there.
 create function {{.Support}}.put_back(
-  ids bigint[], attempts integer[], errors text[], delays double precision[], counts boolean[], aside boolean[]
+  ids bigint[], attempts integer[], enqueued timestamptz[], errors text[], delays double precision[], counts boolean[], aside boolean[]
 ) returns integer
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -522,11 +537,20 @@ begin
       dequeued_at = case when b.aside then clock_timestamp() end,
       set_aside   = b.aside,
       deaths      = 0 -- its process lived to tell
-  from unnest(ids, attempts, errors, delays, counts, aside) b(id, attempt, error, delay, counts, aside)
-  where q.id = b.id and q.attempt = b.attempt and q.dequeued_at is null;
+  from unnest(ids, attempts, enqueued, errors, delays, counts, aside) b(id, attempt, enqueued, error, delay, counts, aside)
+  where q.id = b.id and q.attempt = b.attempt and q.enqueued_at <= b.enqueued and q.dequeued_at is null;
   get diagnostics changed = row_count;
   return changed;
 end
+$$;
+
+-- lock_capacity: how many locks the server's table of them has room for.
+create function {{.Support}}.lock_capacity() returns bigint
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select current_setting('max_locks_per_transaction')::bigint
+       * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint)
 $$;
 
 -- lock_budget: how many locks a dispatcher may hold. All that live on the server share half of its
@@ -535,19 +559,39 @@ create function {{.Support}}.lock_budget() returns integer
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select (current_setting('max_locks_per_transaction')::bigint
-       * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint)
-       / 2 / greatest(1, (
-           select count(*) from pg_locks
-           where locktype = 'advisory' and classid = {{.BeaconClass}} and objsubid = 2)))::integer
+  select ({{.Support}}.lock_capacity() / 2 / greatest(1, (
+    select count(*) from pg_locks
+    where locktype = 'advisory' and classid = {{.BeaconClass}} and objsubid = 2)))::integer
+$$;
+
+-- asked: the jobs that a dispatcher was asked to cancel since it has claimed them.
+create function {{.Support}}.asked(dispatcher integer) returns bigint[]
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not exists (select from {{.Support}}.cancels) then
+    return '{}';
+  end if;
+  return array(
+    select e.id
+    from {{.Support}}.ledger l
+    cross join unnest(l.ids) e(id)
+    join {{.Support}}.cancels c on c.id = e.id
+    where l.dispatcher = asked.dispatcher
+    group by e.id
+    having max(l.claimed_at) <= max(c.asked_at)); -- else it is claimed anew: the batch of before stands for others of it
+end
 $$;
 
 -- sweep: one look at many queues, and at what has to be looked at now and then. For each queue: is a job
 -- due, and in how many seconds is the next one. And whose entries stand in the ledger though their
--- beacon is out, the lock budget, and whether the dispatcher's own beacon is lit.
+-- beacon is out, the lock budget, whether the dispatcher's own beacon is lit, and what operators have said that it may
+-- not have heard: which of its jobs to cancel, and which queues are paused.
 create function {{.Support}}.sweep(
   queues text[], dispatcher integer,
-  out due boolean[], out next_due double precision[], out dead integer[], out budget integer, out lit boolean
+  out due boolean[], out next_due double precision[], out dead integer[], out budget integer, out lit boolean,
+  out cancelled bigint[], out paused text[]
 )
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -563,6 +607,8 @@ begin
   next_due := '{}';
   dead := '{}';
   budget := {{.Support}}.lock_budget();
+  cancelled := {{.Support}}.asked(dispatcher);
+  paused := array(select p.q_name from {{.Support}}.pauses p where p.until > statement_timestamp());
   lit := exists (
     select from pg_locks k
     where k.locktype = 'advisory' and k.classid = {{.BeaconClass}} and k.objid::integer = dispatcher and k.objsubid = 2);
@@ -625,6 +671,7 @@ declare
   blamed   bigint[] := '{}'; -- but locked
   locked   bigint[] := '{}';
   later    integer[] := '{}';
+  unheard  bigint[];
 begin
   if not pg_try_advisory_xact_lock({{.BeaconClass}}, bury.dispatcher) then
     return null;
@@ -660,6 +707,7 @@ begin
       queues := queues || job.q_name;
     end if;
   end loop;
+  unheard := {{.Support}}.asked(dispatcher);
   delete from {{.Support}}.ledger l where l.dispatcher = bury.dispatcher;
   if locked <> '{}' then
     insert into {{.Support}}.ledger (dispatcher, batch, ids, attempts) values (bury.dispatcher, 0, locked, later);
@@ -686,6 +734,9 @@ begin
     where j.id = any (blamed) and j.dequeued_at is null
     for no key update skip locked -- as its outcome is being written, which clears it
   );
+  if unheard <> '{}' then -- it has died before it could do so
+    perform {{.Support}}.cancel(unheard);
+  end if;
   perform {{.Support}}.notify(q) from unnest(queues) freed(q);
   return cardinality(locked);
 end
@@ -695,12 +746,15 @@ $$;
 
 drop function {{.Support}}.bury(integer, integer);
 drop function {{.Support}}.sweep(text[], integer);
+drop function {{.Support}}.asked(integer);
 drop function {{.Support}}.lock_budget();
-drop function {{.Support}}.put_back(bigint[], integer[], text[], double precision[], boolean[], boolean[]);
-drop function {{.Support}}.complete(bigint[], integer, tid[], int8multirange);
+drop function {{.Support}}.lock_capacity();
+drop function {{.Support}}.put_back(bigint[], integer[], timestamptz[], text[], double precision[], boolean[], boolean[]);
+drop function {{.Support}}.complete(bigint[], integer, tid[], int8multirange, timestamptz);
 drop function {{.Support}}.light(integer);
 drop function {{.Support}}.watch(integer);
 drop function {{.Support}}.neighbour(integer);
+drop function {{.Support}}.dispatchers();
 drop function {{.Support}}.unpark(integer);
 drop function {{.Support}}.park(integer);
 drop function {{.Support}}.bucket(text);

@@ -20,8 +20,8 @@
 -- A call holds a lock for each of its jobs, so take no more at once than batch_size() says.
 --
 -- To look needs usage on this schema and select on its tables and on the queue; whose session runs a job is
--- shown in full to members of pg_read_all_stats. To operate needs update and delete on the queue; to pause, insert, update
--- and delete on pauses.
+-- shown in full to members of pg_read_all_stats. To operate needs update and delete on the queue, and for running jobs
+-- insert, update and delete on cancels; to pause, the same on pauses.
 {{- define "settings"}}set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
@@ -86,8 +86,7 @@ create function {{.Support}}.batch_size() returns integer
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select greatest(1, least(1000, current_setting('max_locks_per_transaction')::bigint
-       * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint) / 16))::integer
+  select greatest(1, least(1000, {{.Support}}.lock_capacity() / 16))::integer
 $$;
 
 -- running: the jobs whose lock is held, and by whom. It starts from the locks: the queue may be long, their
@@ -118,18 +117,6 @@ as $$
   select coalesce(range_agg(int8range(k.objid::bigint, k.objid::bigint, '[]')), '{}')
   from pg_locks k
   where {{template "joblock" .}}
-$$;
-
--- dispatchers: those that live, by their places in the ring, and the server process of each.
-create function {{.Support}}.dispatchers() returns table (id integer, pid integer)
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select k.objid::integer, k.pid
-  from pg_locks k
-  where k.locktype = 'advisory' and k.objsubid = 2 and k.mode = 'ExclusiveLock' and k.granted
-    and k.database = (select oid from pg_database where datname = current_database())
-    and k.classid = {{.RingClass}}::oid
 $$;
 
 -- next_queue: the first queue by name after that one which has a job in one of the parts: 1 ready,
@@ -280,11 +267,12 @@ begin
 end
 $$;
 
--- overview: each queue that has a job or is paused, or one queue, with its jobs by state. Each count ends at
+-- overview: each queue that has a job or is paused, or these queues, with its jobs by state. Each count ends at
 -- count_to and is then named in at_least: to count millions takes seconds. Ready and scheduled ones are counted in their
 -- indexes, without a look at the table. That does not know when a job was put, so oldest, for how many
--- seconds the ready job that waits longest has been due, is of the first thousand of each index.
-create function {{.Support}}.overview(count_to integer, only_queue text default null)
+-- seconds the ready job that waits longest has been due, is of the first thousand of each index. Of those out of the
+-- queue it counts the newest: what Python's pq has taken stays there for ever.
+create function {{.Support}}.overview(count_to integer, only_queues text[] default null)
 returns table (
   queue text, ready bigint, scheduled bigint, running bigint, set_aside bigint, taken bigint,
   oldest double precision, at_least text[], paused_until timestamptz, reason text, paused_at timestamptz
@@ -304,11 +292,14 @@ declare
   runs   constant jsonb := (
     select jsonb_object_agg(r.q_name, r.jobs)
     from (select q_name, count(distinct id) as jobs from {{.Support}}.running() group by q_name) r);
+  looked integer := 0; -- at how many queues
   due    bigint;
   gone   bigint;
   since  timestamptz;
 begin
-  queue := coalesce(only_queue, least({{.Support}}.next_queue(''), (select min(q_name) from {{.Support}}.pauses)));
+  queue := case when only_queues is null
+    then least({{.Support}}.next_queue(''), (select min(q_name) from {{.Support}}.pauses))
+    else only_queues[1] end;
   while queue is not null loop
     running := coalesce((runs ->> queue)::bigint, 0);
     select count(*) into ready
@@ -340,7 +331,7 @@ begin
       select q.set_aside
       from {{.Table}} q
       where (q.q_name, q.id) > (overview.queue, -9223372036854775808) and q.q_name <= overview.queue and q.dequeued_at is not null
-      order by q.q_name, q.id
+      order by q.q_name desc, q.id desc
       limit count_to + 1
     ) w;
     select min(w.due) into since
@@ -380,8 +371,10 @@ begin
     from {{.Support}}.pauses p
     where p.q_name = overview.queue and p.until > statement_timestamp();
     return next;
-    exit when only_queue is not null;
-    queue := least({{.Support}}.next_queue(queue), (select min(q_name) from {{.Support}}.pauses where q_name > overview.queue));
+    looked := looked + 1;
+    queue := case when only_queues is null
+      then least({{.Support}}.next_queue(queue), (select min(q_name) from {{.Support}}.pauses where q_name > overview.queue))
+      else only_queues[looked + 1] end;
   end loop;
 end
 $$;
@@ -409,38 +402,37 @@ begin
 end
 $$;
 
--- refused: why the others of these jobs were not held.
-create function {{.Support}}.refused(ids bigint[], free bigint[], queue text, state text)
+-- conclude: ends an operation. It tells those who wait for jobs of those of these that are due, also of jobs that nothing
+-- was done to: a claim may have met the lock of this transaction, and would not come back. And it returns why
+-- the others were not held.
+create function {{.Support}}.conclude(ids bigint[], free bigint[], queue text, state text)
 returns table (id bigint, outcome text)
-language sql volatile
+language plpgsql volatile
 {{template "settings"}}
 as $$
-  select i, case
-      when q.id is null then 'gone'
-      when not pg_try_advisory_xact_lock({{.Support}}.lock_class(), {{.Support}}.lock_key(i)) then 'running'
-      when refused.queue <> q.q_name or refused.state <> {{template "state"}} then 'changed'
-      else 'busy'
-    end
-  from unnest(ids) i
-  left join {{.Table}} q on q.id = i
-  where i <> all (free)
-$$;
-
--- wake_queues: tells those who wait for jobs, of those of these that are due. Also of jobs that nothing was
--- done to: a claim may have met the lock of this transaction, and would not come back.
-create function {{.Support}}.wake_queues(ids bigint[]) returns void
-language sql volatile
-{{template "settings"}}
-as $$
-  select {{.Support}}.notify(q_name)
+#variable_conflict use_column
+begin
+  perform {{.Support}}.notify(due.q_name)
   from (
     select distinct q.q_name
     from {{.Table}} q
     where q.id = any (ids) and q.dequeued_at is null and (q.schedule_at is null or q.schedule_at <= statement_timestamp())
-  ) due
+  ) due;
+  return query
+    select i, case
+        when q.id is null then 'gone'
+        when not pg_try_advisory_xact_lock({{.Support}}.lock_class(), {{.Support}}.lock_key(i)) then 'running'
+        when conclude.queue <> q.q_name or conclude.state <> {{template "state"}} then 'changed'
+        else 'busy'
+      end
+    from unnest(ids) i
+    left join {{.Table}} q on q.id = i
+    where i <> all (free);
+end
 $$;
 
--- cancel: sets jobs aside, or asks whoever runs them to stop.
+-- cancel: sets jobs aside, or asks whoever runs them to stop, who may not listen just now: it is written down as well. What
+-- is over of that is deleted, unless its claim may not have committed yet.
 --   cancelled, asked, not_waiting (it is out of the queue already)
 create function {{.Support}}.cancel(ids bigint[], queue text default null, state text default null)
 returns table (id bigint, outcome text)
@@ -449,7 +441,8 @@ language plpgsql volatile
 as $$
 #variable_conflict use_column
 declare
-  free constant bigint[] := {{.Support}}.hold(ids, queue, state);
+  free  constant bigint[] := {{.Support}}.hold(ids, queue, state);
+  asked bigint[] := '{}';
 begin
   return query
     with cancelled as (
@@ -462,15 +455,27 @@ begin
     from unnest(free) f(id)
     left join cancelled c on c.id = f.id;
   for id, outcome in
-    select r.id, r.outcome from {{.Support}}.refused(ids, free, queue, state) r
+    select * from {{.Support}}.conclude(ids, free, queue, state)
   loop
     if outcome = 'running' and coalesce(state = 'running', true) then
       outcome := 'asked';
+      asked := asked || cancel.id;
       perform pg_notify({{.Channel}}, 'cancel ' || cancel.id);
     end if;
     return next;
   end loop;
-  perform {{.Support}}.wake_queues(ids);
+  if asked <> '{}' then
+    delete from {{.Support}}.cancels
+    where ctid = any (array(
+      select c.ctid
+      from {{.Support}}.cancels c
+      where c.asked_at < clock_timestamp() - interval '1 minute'
+        and not exists (select from {{.Support}}.ledger l where l.claimed_at <= c.asked_at and c.id = any (l.ids))
+      for update skip locked)); -- a row is let alone that another cancel is deleting
+    insert into {{.Support}}.cancels (id, asked_at)
+    select i, clock_timestamp() from unnest(asked) i
+    on conflict do nothing; -- named twice
+  end if;
 end
 $$;
 
@@ -488,8 +493,7 @@ begin
   return query
     delete from {{.Table}} q where q.id = any (free) returning q.id, 'discarded';
   return query
-    select r.id, r.outcome from {{.Support}}.refused(ids, free, queue, state) r;
-  perform {{.Support}}.wake_queues(ids);
+    select * from {{.Support}}.conclude(ids, free, queue, state);
 end
 $$;
 
@@ -521,8 +525,7 @@ begin
     left join retried r on r.id = q.id
     where q.id = any (free);
   return query
-    select r.id, r.outcome from {{.Support}}.refused(ids, free, queue, state) r;
-  perform {{.Support}}.wake_queues(ids);
+    select * from {{.Support}}.conclude(ids, free, queue, state);
 end
 $$;
 
@@ -541,8 +544,7 @@ begin
   return query
     select f.id, 'moved' from unnest(free) f(id);
   return query
-    select r.id, r.outcome from {{.Support}}.refused(ids, free, queue, state) r;
-  perform {{.Support}}.wake_queues(ids);
+    select * from {{.Support}}.conclude(ids, free, queue, state);
 end
 $$;
 
@@ -552,13 +554,11 @@ drop function {{.Support}}.move(bigint[], text, text, text);
 drop function {{.Support}}.retry(bigint[], text, text, boolean);
 drop function {{.Support}}.discard(bigint[], text, text);
 drop function {{.Support}}.cancel(bigint[], text, text);
-drop function {{.Support}}.wake_queues(bigint[]);
-drop function {{.Support}}.refused(bigint[], bigint[], text, text);
+drop function {{.Support}}.conclude(bigint[], bigint[], text, text);
 drop function {{.Support}}.hold(bigint[], text, text);
-drop function {{.Support}}.overview(integer, text);
+drop function {{.Support}}.overview(integer, text[]);
 drop function {{.Support}}.list(integer, integer, text, text, text, timestamptz, text, integer, timestamptz, timestamptz, bigint);
 drop function {{.Support}}.next_queue(text, integer[]);
-drop function {{.Support}}.dispatchers();
 drop function {{.Support}}.held_keys();
 drop function {{.Support}}.running();
 drop function {{.Support}}.batch_size();

@@ -38,7 +38,11 @@ declare
   what  text;
 begin
   if not pg_catalog.pg_has_role(owner, 'usage') then
-    execute pg_catalog.format('grant {{.Role "owner"}} to %I', current_user);
+    begin
+      execute pg_catalog.format('grant {{.Role "owner"}} to %I', current_user);
+    exception when unique_violation then
+      null; -- granted meanwhile, for another database
+    end;
   end if;
   if not pg_catalog.has_schema_privilege(owner, '{{.Schema}}'::pg_catalog.regnamespace::pg_catalog.oid, 'create') then -- for its indexes
     grant usage, create on schema {{.Schema}} to {{.Role "owner"}};
@@ -82,10 +86,11 @@ grant execute on function
   {{.Support}}.bucket(text)
   to {{.Role "enqueue"}};
 
-grant select on {{.Table}}, {{.Support}}.ledger, {{.Support}}.pauses to {{.Role "reader"}}, {{.Role "worker"}};
+grant select on {{.Table}}, {{.Support}}.ledger, {{.Support}}.pauses, {{.Support}}.cancels to {{.Role "reader"}}, {{.Role "worker"}};
 grant execute on function
   {{.Support}}.lock_class(),
   {{.Support}}.lock_key(bigint),
+  {{.Support}}.lock_capacity(),
   {{.Support}}.lock_budget(),
   {{.Support}}.paused(text),
   {{.Support}}.next_due(text),
@@ -96,12 +101,12 @@ grant execute on function
   {{.Support}}.dispatchers(),
   {{.Support}}.next_queue(text, integer[]),
   {{.Support}}.list(integer, integer, text, text, text, timestamptz, text, integer, timestamptz, timestamptz, bigint),
-  {{.Support}}.overview(integer, text)
+  {{.Support}}.overview(integer, text[])
   to {{.Role "reader"}}, {{.Role "worker"}};
 
 grant delete, update (data, attempt, last_error, schedule_at, dequeued_at, set_aside, deaths) on {{.Table}} to {{.Role "worker"}};
 grant insert, delete on {{.Support}}.ledger to {{.Role "worker"}};
-grant insert, update, delete on {{.Support}}.pauses to {{.Role "worker"}};
+grant insert, update, delete on {{.Support}}.pauses, {{.Support}}.cancels to {{.Role "worker"}};
 grant execute on function
   {{.Support}}.claim(text, integer, int8multirange, integer, bigint, boolean, bigint, bigint, bigint),
   {{.Support}}.release(bigint[]),
@@ -113,15 +118,15 @@ grant execute on function
   {{.Support}}.watch(integer),
   {{.Support}}.light(integer),
   {{.Support}}.notify(text, timestamptz),
-  {{.Support}}.complete(bigint[], integer, tid[], int8multirange),
-  {{.Support}}.put_back(bigint[], integer[], text[], double precision[], boolean[], boolean[]),
+  {{.Support}}.complete(bigint[], integer, tid[], int8multirange, timestamptz),
+  {{.Support}}.put_back(bigint[], integer[], timestamptz[], text[], double precision[], boolean[], boolean[]),
+  {{.Support}}.asked(integer),
   {{.Support}}.sweep(text[], integer),
   {{.Support}}.bury(integer, integer),
   {{.Support}}.pause(text, timestamptz, text),
   {{.Support}}.resume(text),
   {{.Support}}.hold(bigint[], text, text),
-  {{.Support}}.refused(bigint[], bigint[], text, text),
-  {{.Support}}.wake_queues(bigint[]),
+  {{.Support}}.conclude(bigint[], bigint[], text, text),
   {{.Support}}.cancel(bigint[], text, text),
   {{.Support}}.discard(bigint[], text, text),
   {{.Support}}.retry(bigint[], text, text, boolean)

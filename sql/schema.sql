@@ -76,6 +76,14 @@ create table {{.Support}}.pauses (
   paused_at timestamptz not null default now()
 );
 
+-- The running jobs that were asked to be cancelled: the notification of it is lost where nobody listens just then, so
+-- each sweep looks here. Unlogged, as the ledger, without which an entry says nothing; the next cancel clears what is over.
+create unlogged table {{.Support}}.cancels (
+  id       bigint,
+  asked_at timestamptz,
+  primary key (id, asked_at)
+);
+
 create table {{.Support}}.schema_version (
   version    integer primary key,
   name       text not null,
@@ -86,6 +94,7 @@ create table {{.Support}}.schema_version (
 -- migrate:down
 
 drop table {{.Support}}.schema_version;
+drop table {{.Support}}.cancels;
 drop table {{.Support}}.pauses;
 drop table {{.Support}}.ledger;
 drop table {{.Table}};

@@ -209,7 +209,7 @@ func TestNobodyButASuperuserPutsAnythingInFrontOfTheSystemsOwn(t *testing.T) {
 func TestFunctionsAreNotFooledByTemporaryTablesAndTypes(t *testing.T) {
 	pool, _ := open(t)
 	conn := connect(t, pool)
-	for _, name := range []string{"queue", "ledger", "pauses", "schema_version", "pg_locks", "pg_database", "pg_class", "jobs_put", "put"} {
+	for _, name := range []string{"queue", "ledger", "pauses", "cancels", "schema_version", "pg_locks", "pg_database", "pg_class", "jobs_put", "put"} {
 		exec(t, conn, `create temp table `+name+` (trap integer)`)
 	}
 	for _, name := range []string{"int4", "int8", "text", "timestamptz", "tid", "int8multirange", "regclass", "oid"} {

@@ -24,12 +24,15 @@ type Job struct {
 	Metadata    map[string]string
 	Deaths      int // of processes that ran it, one after another
 
-	codec Codec
-	place pgtype.TID // of its row in the table, when it was claimed
+	codec   Codec
+	place   pgtype.TID // of its row in the table, when it was claimed
+	session *Session   // that has claimed it
 }
 
 // Run is the job's present run.
-func (j *Job) Run() Run { return Run{ID: j.ID, Attempt: j.Attempt, place: j.place} }
+func (j *Job) Run() Run {
+	return Run{ID: j.ID, Attempt: j.Attempt, place: j.place, enqueued: j.EnqueuedAt, session: j.session}
+}
 
 // Suspect tells whether so many processes have died while they ran the job that it may be the reason.
 func (j *Job) Suspect() bool { return j.Deaths > 1 }

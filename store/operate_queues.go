@@ -25,32 +25,24 @@ type Pause struct {
 	Since  time.Time
 }
 
-// Overviews returns all queues that have a job or are paused, by name. It counts each queue's jobs of a state up to
-// countTo, so that its cost is bounded by the number of queues; [Store.Counts] counts all. Oldest is that of the first
-// thousand jobs of each kind, which is exact where jobs are ready in the order in which they were put.
-func (s *Store) Overviews(ctx context.Context, countTo int) ([]Overview, error) {
-	return s.overviews(ctx, countTo, nil)
-}
-
-// Overview is that of this queue, whether it has a job or not.
-func (q *Queue) Overview(ctx context.Context, countTo int) (Overview, error) {
-	if q.err != nil {
-		return Overview{}, q.err
-	}
-	all, err := q.store.overviews(ctx, countTo, &q.name)
-	if err != nil {
-		return Overview{}, err
-	}
-	return all[0], nil
-}
-
-func (s *Store) overviews(ctx context.Context, countTo int, queue *string) ([]Overview, error) {
+// Overviews returns these queues, whether they have a job or not, or without any named all that have a job or are
+// paused, by name. It counts each queue's jobs of a state up to countTo, so that its cost is bounded by the number of
+// queues; [Store.Counts] counts all. Oldest is that of the first thousand jobs of each kind, which is exact where jobs
+// are ready in the order in which they were put.
+func (s *Store) Overviews(ctx context.Context, countTo int, queues ...*Queue) ([]Overview, error) {
 	if s.err != nil {
 		return nil, s.err
 	}
+	var names []string // nil: all
+	for _, q := range queues {
+		if q.err != nil {
+			return nil, q.err
+		}
+		names = append(names, q.name)
+	}
 	rows, err := s.db.Query(ctx, `
 		select queue, ready, scheduled, running, set_aside, taken, oldest, at_least, paused_until, reason, paused_at
-		from `+s.function("overview")+`($1, $2)`, countTo, queue)
+		from `+s.function("overview")+`($1, $2)`, countTo, names)
 	if err != nil {
 		return nil, fmt.Errorf("store: look at the queues: %w", explain(err))
 	}
@@ -69,6 +61,15 @@ func (s *Store) overviews(ctx context.Context, countTo int, queue *string) ([]Ov
 		return nil, fmt.Errorf("store: look at the queues: %w", explain(err))
 	}
 	return all, nil
+}
+
+// Overview is that of this queue, whether it has a job or not.
+func (q *Queue) Overview(ctx context.Context, countTo int) (Overview, error) {
+	all, err := q.store.Overviews(ctx, countTo, q)
+	if err != nil {
+		return Overview{}, err
+	}
+	return all[0], nil
 }
 
 // QueueNames returns the names, in order, of up to limit queues that have a job.

@@ -535,7 +535,7 @@ func TestTheOverviewStopsCountingAndSaysSo(t *testing.T) {
 		from generate_series(1, 30) i`)
 	for countTo, want := range map[int]store.Overview{
 		10: {Counts: store.Counts{Queue: "apples", Ready: 10, Scheduled: 10, SetAside: 5, Taken: 5}},
-		4: {Counts: store.Counts{Queue: "apples", Ready: 4, Scheduled: 4, SetAside: 3, Taken: 2},
+		4: {Counts: store.Counts{Queue: "apples", Ready: 4, Scheduled: 4, SetAside: 2, Taken: 3}, // the newest
 			AtLeast: []string{"ready", "scheduled", "set_aside", "taken"}},
 	} {
 		got, err := jobs.Queue("apples").Overview(t.Context(), countTo)
@@ -544,6 +544,22 @@ func TestTheOverviewStopsCountingAndSaysSo(t *testing.T) {
 			t.Errorf("counted to %d (-want +got):\n%s", countTo, diff)
 		}
 	}
+}
+
+func TestOverviewsOfQueuesAreOfTheseInTheirOrder(t *testing.T) {
+	_, jobs := open(t)
+	apples, pears, plums := jobs.Queue("apples"), jobs.Queue("pears"), jobs.Queue("plums")
+	put(t, apples, 1)
+	put(t, pears, 1)
+	put(t, pears, 1)
+	got, err := jobs.Overviews(t.Context(), 10, plums, pears)
+	check(t, err)
+	want := []store.Overview{{Counts: store.Counts{Queue: "plums"}}, {Counts: store.Counts{Queue: "pears", Ready: 2}}}
+	if diff := gocmp.Diff(want, got, cmpopts.EquateEmpty(), cmpopts.IgnoreFields(store.Counts{}, "Oldest")); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	_, err = jobs.Overviews(t.Context(), 10, plums, jobs.Queue(""))
+	wantError(t, err, store.ErrQueueName)
 }
 
 func TestDispatchersAreShownWhileTheyLiveAndWhileTheyHaveClaims(t *testing.T) {

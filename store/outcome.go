@@ -12,12 +12,23 @@ import (
 )
 
 // Run names one run of a job. Outcomes are accepted only for the attempt that they are about: if
-// the claim was lost meanwhile, and someone else finished or failed the job, they change nothing.
+// the claim was lost meanwhile, and someone else finished or failed the job, they change nothing. Nor do they
+// concern a job that got the id later, as after a failover to a standby that lagged behind.
 type Run struct {
 	ID      int64
 	Attempt int
 
-	place pgtype.TID // where the claim has found the row; not valid if there was none
+	place    pgtype.TID // where the claim has found the row; not valid if there was none
+	enqueued time.Time  // when the job was put; zero: not known, or never
+	session  *Session   // that has claimed it; nil: none
+}
+
+// put is when the job was put, or the end of time. An outcome is not accepted for a job that was put later.
+func (r Run) put() pgtype.Timestamptz {
+	if r.enqueued.IsZero() {
+		return pgtype.Timestamptz{InfinityModifier: pgtype.Infinity, Valid: true}
+	}
+	return pgtype.Timestamptz{Time: r.enqueued, Valid: true}
 }
 
 // Return says what becomes of a job whose run did not finish it.
@@ -47,12 +58,12 @@ func (s *Store) Settle(ctx context.Context, done []Run, back []Return) (accepted
 		accepted += n
 		return err
 	}
-	for attempt, g := range byAttempt(done) {
-		batch.Queue(`select `+s.function("complete")+`($1, $2, $3, $4::int8multirange)`,
-			g.ids, attempt, g.places, multirange(g.ids)).QueryRow(count)
+	for of, g := range groups(done) {
+		batch.Queue(`select `+s.function("complete")+`($1, $2, $3, $4::int8multirange, $5)`,
+			g.ids, of.attempt, g.places, multirange(g.ids), g.newest.put()).QueryRow(count)
 	}
 	if len(back) > 0 {
-		batch.Queue(`select `+s.function("put_back")+`($1, $2, $3, $4, $5, $6)`, columns(back)...).QueryRow(count)
+		batch.Queue(`select `+s.function("put_back")+`($1, $2, $3, $4, $5, $6, $7)`, columns(back)...).QueryRow(count)
 	}
 	if batch.Len() == 0 {
 		return 0, nil
@@ -63,42 +74,53 @@ func (s *Store) Settle(ctx context.Context, done []Run, back []Return) (accepted
 	return accepted, nil
 }
 
-// byAttempt groups runs by the number of their attempt, the first nearly always.
-func byAttempt(runs []Run) map[int]*group {
-	groups := map[int]*group{}
+// alike are runs that are completed together: all of the first attempt, nearly always, and claimed in one session, so
+// that all of them were put before any job of another server was.
+type alike struct {
+	attempt int
+	session *Session
+}
+
+// group is the ids of jobs, the places of those whose places are known, and the one that was put last.
+type group struct {
+	ids    []int64
+	places []pgtype.TID
+	newest Run
+}
+
+func groups(runs []Run) map[alike]*group {
+	groups := map[alike]*group{}
 	for _, r := range runs {
-		g := groups[r.Attempt]
+		of := alike{r.Attempt, r.session}
+		g := groups[of]
 		if g == nil {
-			g = &group{}
-			groups[r.Attempt] = g
+			g = &group{newest: r}
+			groups[of] = g
 		}
 		g.ids = append(g.ids, r.ID)
 		if r.place.Valid {
 			g.places = append(g.places, r.place)
 		}
+		if !g.newest.enqueued.IsZero() && (r.enqueued.IsZero() || r.enqueued.After(g.newest.enqueued)) {
+			g.newest = r
+		}
 	}
 	return groups
-}
-
-// group is the ids of jobs, and the places of those whose places are known.
-type group struct {
-	ids    []int64
-	places []pgtype.TID
 }
 
 // columns turns returns into one array a column, for unnest.
 func columns(back []Return) []any {
 	n := len(back)
-	ids, attempts := make([]int64, n), make([]int32, n)
+	ids, attempts, enqueued := make([]int64, n), make([]int32, n), make([]pgtype.Timestamptz, n)
 	reasons, delays := make([]*string, n), make([]float64, n)
 	counts, aside := make([]bool, n), make([]bool, n)
 	for i, r := range back {
-		ids[i], attempts[i], delays[i], counts[i], aside[i] = r.ID, int32(r.Attempt), r.Delay.Seconds(), r.Counts, r.SetAside
+		ids[i], attempts[i], enqueued[i], delays[i], counts[i], aside[i] = r.ID, int32(r.Attempt), r.put(), r.Delay.Seconds(), r.Counts, r.SetAside
 		if r.Reason != "" {
 			reasons[i] = new(storable(r.Reason))
 		}
 	}
-	return []any{ids, attempts, reasons, delays, counts, aside}
+	return []any{ids, attempts, enqueued, reasons, delays, counts, aside}
 }
 
 // storable makes any text one that PostgreSQL can hold.
@@ -129,18 +151,18 @@ func (s *Store) Uncompleted(ctx context.Context, runs []Run) (ids []int64, err e
 	if s.err != nil {
 		return nil, s.err
 	}
-	all, attempts := make([]int64, len(runs)), make([]int32, len(runs))
+	all, attempts, enqueued := make([]int64, len(runs)), make([]int32, len(runs)), make([]pgtype.Timestamptz, len(runs))
 	for i, r := range runs {
-		all[i], attempts[i] = r.ID, int32(r.Attempt)
+		all[i], attempts[i], enqueued[i] = r.ID, int32(r.Attempt), r.put()
 	}
 	err = s.db.QueryRow(ctx, `
 		select coalesce(pg_catalog.array_agg(id), '{}')
 		from (
 		  select q.id
-		  from unnest($1::bigint[], $2::integer[]) done(id, attempt)
-		  join `+s.Table()+` q on q.id = done.id and q.attempt = done.attempt and q.dequeued_at is null
+		  from unnest($1::bigint[], $2::integer[], $3::timestamptz[]) done(id, attempt, enqueued)
+		  join `+s.Table()+` q on q.id = done.id and q.attempt = done.attempt and q.enqueued_at <= done.enqueued and q.dequeued_at is null
 		  for update of q skip locked
-		) left_over`, all, attempts).Scan(&ids)
+		) left_over`, all, attempts, enqueued).Scan(&ids)
 	if err != nil {
 		return nil, fmt.Errorf("store: check %d jobs: %w", len(runs), explain(err))
 	}

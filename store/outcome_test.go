@@ -40,6 +40,48 @@ func TestAnOutcomeOfAnotherAttemptChangesNothing(t *testing.T) {
 	wantCount(t, pool, 0)
 }
 
+// After a failover to a standby that lagged behind, jobs get the ids, and the places, of those that were lost.
+func TestAnOutcomeOfALostJobChangesNothingOfTheOneThatGotItsID(t *testing.T) {
+	pool, jobs := open(t)
+	apples := jobs.Queue("apples")
+	lost := put(t, apples, "lost")
+	old, young := openSession(t, jobs), openSession(t, jobs)
+	before := claim(t, old, apples, 1).Jobs[0].Run()
+	exec(t, pool, `truncate queue restart identity`)
+	kill(t, pool, old)
+	id, next := put(t, apples, "another"), put(t, apples, "yet another")
+	if id != lost {
+		t.Fatalf("got the id %d, want %d again", id, lost)
+	}
+	for what, accepted := range map[string]func() (int, error){
+		"done":   func() (int, error) { return jobs.Settle(t.Context(), []store.Run{before}, nil) },
+		"failed": func() (int, error) { return jobs.Settle(t.Context(), nil, []store.Return{{Run: before, Counts: true}}) },
+		"set aside": func() (int, error) {
+			return jobs.Settle(t.Context(), nil, []store.Return{{Run: before, SetAside: true}})
+		},
+		"not uncompleted": func() (int, error) {
+			ids, err := jobs.Uncompleted(t.Context(), []store.Run{before})
+			return len(ids), err
+		},
+	} {
+		if n, err := accepted(); n != 0 || err != nil {
+			t.Errorf("%s: got %d and %v, want it not to be accepted", what, n, err)
+		}
+	}
+	wantError(t, jobs.CompleteTx(t.Context(), pool, before), store.ErrGone)
+
+	// Nor when it is written together with outcomes of younger jobs.
+	claims := claim(t, young, apples, 2)
+	wantClaims(t, claims, id, next)
+	if n, err := jobs.Settle(t.Context(), []store.Run{before, claims.Jobs[1].Run()}, nil); n != 1 || err != nil {
+		t.Errorf("got %d accepted and %v, want one", n, err)
+	}
+	if left := column[int64](t, pool, `select id from queue`); !slices.Equal(left, []int64{id}) {
+		t.Errorf("got the jobs %d left, want %d", left, id)
+	}
+	settle(t, jobs, []store.Run{claims.Jobs[0].Run()})
+}
+
 func TestSettleDeletesReturnsAndSetsAside(t *testing.T) {
 	pool, jobs := open(t)
 	ids, err := store.PutMany(t.Context(), jobs.Queue("apples"), count(6))

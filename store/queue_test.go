@@ -76,7 +76,7 @@ func TestTimesAreInstantsDurationsAndTexts(t *testing.T) {
 func TestPutManyReturnsIDsInOrder(t *testing.T) {
 	pool, jobs := open(t)
 	apples := jobs.Queue("apples/json")
-	const n = 5001
+	const n = 20_001 // three chunks
 	ids, err := store.PutMany(t.Context(), apples, count(n), store.ScheduleAt(-time.Second), store.ExpectedAt("1h"), store.MaxAttempts(7))
 	check(t, err)
 	if len(ids) != n || !slices.IsSorted(ids) {

@@ -33,6 +33,10 @@ func (s *Store) MigrateRoles(ctx context.Context) error {
 		return fmt.Errorf("store: %w", err)
 	}
 	err = pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
+		// Under repeatable read, a role that was made meanwhile for another database is not seen.
+		if _, err := tx.Exec(ctx, `set transaction isolation level read committed`); err != nil {
+			return err
+		}
 		// Whoever waits for the table's lock stops all others, so it is not for long.
 		if _, err := tx.Exec(ctx, `set local lock_timeout = '10s'`); err != nil {
 			return err

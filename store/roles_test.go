@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/pq-dispatch/pq-dispatch/internal/devpg"
 	"github.com/pq-dispatch/pq-dispatch/internal/devpg/pgtest"
 	"github.com/pq-dispatch/pq-dispatch/sql"
 	"github.com/pq-dispatch/pq-dispatch/store"
@@ -455,6 +457,68 @@ func TestAPlainOwnerMakesTheRolesAndGoesOnAsBefore(t *testing.T) {
 	check(t, jobs.Migrate(t.Context()))
 	check(t, jobs.MigrateRoles(t.Context()))
 	check(t, jobs.MigrateTo(t.Context(), 0))
+}
+
+// Roles belong to the server, where no advisory lock reaches: those of one database do not see those of another.
+func TestSeveralDatabasesOfAServerMayMakeTheSameRolesAtOnce(t *testing.T) {
+	server := pgtest.Server(t, devpg.Options{Settings: map[string]string{"default_transaction_isolation": "repeatable read"}})
+	admin := connectPool(t, server.URL(""))
+	exec(t, admin, `create role plain login createrole`)
+	type maker struct {
+		pool *pgxpool.Pool
+		jobs *store.Store
+	}
+	for _, owner := range []string{"", "plain"} {
+		const databases = 3
+		var pools []*pgxpool.Pool
+		for i := range databases {
+			name := fmt.Sprintf("%sd%d", owner, i)
+			exec(t, admin, `create database `+name)
+			if owner != "" {
+				exec(t, admin, `alter database `+name+` owner to `+owner)
+			}
+			config, err := pgxpool.ParseConfig(server.URL(name))
+			check(t, err)
+			if owner != "" {
+				config.ConnConfig.RuntimeParams["role"] = owner
+			}
+			pool, err := pgxpool.NewWithConfig(t.Context(), config)
+			check(t, err)
+			t.Cleanup(pool.Close)
+			pools = append(pools, pool)
+		}
+		for round := range 2 {
+			options := store.Options{Table: fmt.Sprintf("t%s%d", owner, round)}
+			if round%2 == 1 { // then nobody waits for whoever makes them, and all go on at once
+				r := store.New(nil, options).Roles()
+				for _, role := range []string{r.Enqueue, r.Worker, r.Reader, r.Owner} {
+					exec(t, pools[0], `create role `+role)
+				}
+			}
+			var makers []maker
+			for _, pool := range pools {
+				m := maker{pool, store.New(pool, options)}
+				check(t, m.jobs.Migrate(t.Context()))
+				makers = append(makers, m, m) // two of each database
+			}
+			var runs sync.WaitGroup
+			for _, m := range makers {
+				runs.Go(func() {
+					if err := m.jobs.MigrateRoles(t.Context()); err != nil {
+						t.Errorf("round %d, owner %q: %v", round, owner, err)
+					}
+				})
+			}
+			runs.Wait()
+			for _, m := range makers {
+				var owner string
+				err := m.pool.QueryRow(t.Context(), `select relowner::regrole::text from pg_class where oid = $1::regclass`, options.Table).Scan(&owner)
+				if want := m.jobs.Roles().Owner; err != nil || owner != want {
+					t.Errorf("round %d: got a table of %s, %v, want it of %s", round, owner, err, want)
+				}
+			}
+		}
+	}
 }
 
 func TestRolesNeedAMigratedTableAndTheRightToMakeThem(t *testing.T) {

@@ -217,7 +217,7 @@ func (x *Session) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
 			select `+jobColumns+`, deaths, place
 			from `+x.store.function("claim")+`($1, $2, $3::int8multirange, $4, $5, $6, $7, nullif($8::bigint, 0), nullif($9::bigint, 0))`,
 			r.Queue.name, r.Want, multirange(r.Held), x.id, claims.Batch, r.Suspect, cmp.Or(r.Bytes, defaultBytes), r.After, r.Upto,
-		).Query(func(rows pgx.Rows) error { return claims.read(rows, r.Queue) })
+		).Query(func(rows pgx.Rows) error { return claims.read(rows, r.Queue, x) })
 		batch.Queue(`select clock_timestamp()`).QueryRow(func(row pgx.Row) error {
 			err := row.Scan(&claims.Now)
 			if seconds != nil {
@@ -244,7 +244,7 @@ const defaultBytes = 32 << 20
 // farAway bounds what is told of a future job: far beyond any timer, far below overflow.
 const farAway = 365 * 24 * time.Hour
 
-func (c *Claims) read(rows pgx.Rows, q *Queue) error {
+func (c *Claims) read(rows pgx.Rows, q *Queue, by *Session) error {
 	var line row
 	var deaths pgtype.Int2
 	var place pgtype.TID
@@ -262,7 +262,7 @@ func (c *Claims) read(rows pgx.Rows, q *Queue) error {
 			continue
 		}
 		job := q.job(&line)
-		job.Deaths, job.place = int(deaths.Int16), place
+		job.Deaths, job.place, job.session = int(deaths.Int16), place, by
 		c.Jobs = append(c.Jobs, job)
 	}
 	if len(c.Gone) > 0 { // all that was locked
@@ -298,9 +298,12 @@ func multirange(ids []int64) string {
 }
 
 // Forget removes what an earlier session of the same process, which broke, has left in the ledger:
-// its process has not died, and its jobs' attempts are not to be counted.
+// its process has not died, and its jobs' attempts are not to be counted. What it was asked to cancel is cancelled.
 func (x *Session) Forget(ctx context.Context, earlier int32) error {
-	_, err := x.conn.Exec(ctx, `delete from `+x.store.names.Qualify("ledger")+` where dispatcher = $1`, earlier)
+	_, err := x.conn.Exec(ctx, `select `+x.store.function("cancel")+`(`+x.store.function("asked")+`($1))`, earlier)
+	if err == nil {
+		_, err = x.conn.Exec(ctx, `delete from `+x.store.names.Qualify("ledger")+` where dispatcher = $1`, earlier)
+	}
 	if err != nil {
 		return fmt.Errorf("store: forget session %d: %w", earlier, explain(err))
 	}
@@ -319,6 +322,10 @@ type Survey struct {
 	Dead     []int32   // dispatchers that have died and left claims in the ledger, for [Store.Bury]
 	Budget   int       // how many locks a dispatcher may hold now
 	Lit      bool      // the asking dispatcher's beacon is lit: its lock session lives
+
+	// What operators have said, heard or not.
+	Cancelled []int64  // jobs of the dispatcher that it was asked to cancel
+	Paused    []string // queues, of all
 }
 
 // Sweep looks at all the queues in one statement, and for what dispatchers other than this one have left.
@@ -330,8 +337,8 @@ func (s *Store) Sweep(ctx context.Context, dispatcher int32, queues []*Queue) (S
 	var found Survey
 	var due []bool
 	var next []*float64 // in seconds
-	err := s.db.QueryRow(ctx, `select due, next_due, dead, budget, lit from `+s.function("sweep")+`($1, $2)`, names, dispatcher).
-		Scan(&due, &next, &found.Dead, &found.Budget, &found.Lit)
+	err := s.db.QueryRow(ctx, `select due, next_due, dead, budget, lit, cancelled, paused from `+s.function("sweep")+`($1, $2)`, names, dispatcher).
+		Scan(&due, &next, &found.Dead, &found.Budget, &found.Lit, &found.Cancelled, &found.Paused)
 	if err != nil {
 		return Survey{}, fmt.Errorf("store: sweep: %w", explain(err))
 	}

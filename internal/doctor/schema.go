@@ -64,7 +64,7 @@ func objects(ctx context.Context, p *patient) (Finding, error) {
 		from pg_catalog.unnest($3::text[]) t
 		where to_regclass(t) is null or not exists (select from pg_constraint where conrelid = to_regclass(t) and contype = 'p')
 		order by 1`, names, pgx.Identifier{p.Names.Support()}.Sanitize(),
-		[]string{p.jobs.Table(), p.function("ledger"), p.function("pauses"), p.function("schema_version")})
+		[]string{p.jobs.Table(), p.function("ledger"), p.function("pauses"), p.function("cancels"), p.function("schema_version")})
 	if err != nil {
 		return Finding{}, err
 	}
@@ -179,8 +179,9 @@ var abilities = []struct {
 }{
 	{"put", []privilege{{"", "usage"}, {"queue", "insert"}, {"queue", "select"}}},
 	{"work", []privilege{{"queue", "update"}, {"queue", "delete"}, {"pauses", "select"}, {"schema_version", "select"},
-		{"ledger", "select"}, {"ledger", "insert"}, {"ledger", "delete"}}},
-	{"operate", []privilege{{"pauses", "insert"}, {"pauses", "update"}, {"pauses", "delete"}}},
+		{"ledger", "select"}, {"ledger", "insert"}, {"ledger", "delete"}, {"cancels", "select"}}},
+	{"operate", []privilege{{"pauses", "insert"}, {"pauses", "update"}, {"pauses", "delete"},
+		{"cancels", "insert"}, {"cancels", "update"}, {"cancels", "delete"}}},
 }
 
 // privilege on a table; "" is the schema beside the queue.

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -19,8 +20,7 @@ import (
 )
 
 const (
-	// maxCounted bounds one look at a queue: so many of its jobs are counted of each kind that has an
-	// index of its own, and of those set aside.
+	// maxCounted bounds one look at a queue: so many of its jobs are counted in each state.
 	maxCounted = 10_000
 
 	// A look is good for freshTime, and for idleShare times what it took, so that looking costs the
@@ -52,16 +52,8 @@ type backlog struct {
 
 // glance is what one look has seen.
 type glance struct {
-	queues []depth
+	queues []store.Overview
 	usage  float64 // of the server's notification queue, 0 to 1
-}
-
-// depth is a queue as it stands.
-type depth struct {
-	Name     string
-	Ready    int64   // due, and not running anywhere; counted up to a bound
-	Oldest   float64 // seconds that the one of them that waits longest has been due; 0: there is none
-	SetAside int64   // counted up to a bound
 }
 
 // look returns what there is to see, or what was seen a moment ago.
@@ -83,81 +75,22 @@ func (b *backlog) look(ctx context.Context) (glance, error) {
 	return b.seen, b.err
 }
 
-// settings are those of one look.
-var settings = []string{
-	"enable_seqscan = off", "enable_bitmapscan = off", "enable_sort = off", "jit = off",
-	fmt.Sprintf("statement_timeout = %d", lookTime.Milliseconds()),
-}
-
-// ask reads in a transaction of its own, for which the plan is pinned: without statistics, as after a table
-// was loaded, the planner would read it whole. A transaction also keeps the settings to itself behind a
-// pooler.
-func (b *backlog) ask(ctx context.Context, queues []string) (seen glance, err error) {
+// ask reads in a transaction of its own, which keeps the time limit to itself, also behind a pooler.
+func (b *backlog) ask(ctx context.Context, names []string) (seen glance, err error) {
+	queues := make([]*store.Queue, len(names))
+	for i, name := range names {
+		queues[i] = b.jobs.Queue(name + "/json") // of whatever codec: without one, a slash in the name would announce it
+	}
 	err = pgx.BeginTxFunc(ctx, b.db, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		var batch pgx.Batch
-		for _, setting := range settings {
-			batch.Queue("set local " + setting)
-		}
-		batch.Queue(`select pg_notification_queue_usage()`).QueryRow(func(row pgx.Row) error { return row.Scan(&seen.usage) })
-		batch.Queue(b.query(), queues, maxCounted).Query(func(rows pgx.Rows) (err error) {
-			seen.queues, err = pgx.CollectRows(rows, pgx.RowToStructByPos[depth])
+		err := tx.QueryRow(ctx, `select set_config('statement_timeout', $1, true), pg_notification_queue_usage()`,
+			strconv.FormatInt(lookTime.Milliseconds(), 10)).Scan(nil, &seen.usage)
+		if err != nil || len(queues) == 0 {
 			return err
-		})
-		return tx.SendBatch(ctx, &batch).Close()
+		}
+		seen.queues, err = b.jobs.With(tx).Overviews(ctx, maxCounted, queues...)
+		return err
 	})
 	return seen, err
-}
-
-// query reads at most so many entries of each index, from the end where the oldest stand. What runs is known
-// by its lock, whoever runs it. (An id has the same key as the one 2^32 before it: a miscount by one.)
-//
-// Of what was taken out it looks at the newest, since what Python's pq has taken stays there for ever.
-func (b *backlog) query() string {
-	function := func(name string) string { return pgx.Identifier{b.jobs.Channel(), name}.Sanitize() }
-	return `
-		with running as materialized (
-		  select objid
-		  from pg_locks
-		  where locktype = 'advisory' and objsubid = 2 and granted and mode = 'ExclusiveLock'
-		    and database = (select oid from pg_database where datname = current_database())
-		    and classid = ` + function("lock_class") + `()::oid
-		)
-		select w.name, ready.n, ready.oldest, aside.n
-		from pg_catalog.unnest($1::text[]) w(name)
-		cross join lateral (
-		  select count(*) n, coalesce(extract(epoch from now() - min(due.since)), 0)::float8 oldest
-		  from (
-		    ( select id, enqueued_at since
-		      from ` + b.jobs.Table() + `
-		      where q_name = w.name and dequeued_at is null and schedule_at is null and expected_at is null
-		      order by expected_at, id
-		      limit $2
-		    ) union all (
-		      select id, enqueued_at
-		      from ` + b.jobs.Table() + `
-		      where q_name = w.name and dequeued_at is null and schedule_at is null and expected_at is not null
-		      order by expected_at, id
-		      limit $2
-		    ) union all (
-		      select id, greatest(enqueued_at, schedule_at)
-		      from ` + b.jobs.Table() + `
-		      where q_name = w.name and dequeued_at is null and schedule_at <= now()
-		      order by schedule_at
-		      limit $2
-		    )
-		  ) due
-		  where not exists (select from running r where r.objid = ` + function("lock_key") + `(due.id)::oid)
-		) ready
-		cross join lateral (
-		  select count(*) filter (where taken.set_aside) n
-		  from (
-		    select set_aside
-		    from ` + b.jobs.Table() + `
-		    where q_name = w.name and dequeued_at is not null
-		    order by id desc
-		    limit $2
-		  ) taken
-		) aside`
 }
 
 // ObserveQueues adds gauges of the queues that the function names, which may change: jobs that are ready, the
@@ -172,7 +105,7 @@ func (t *Telemetry) ObserveQueues(db transactor, jobs *store.Store, queues func(
 	usage, _ := t.meter.Float64ObservableGauge("pq_dispatch.notification_queue.usage",
 		metric.WithUnit("1"), metric.WithDescription("How full the server's queue of notifications is."))
 	ready, _ := t.meter.Int64ObservableGauge("pq_dispatch.queue.ready",
-		metric.WithUnit("{job}"), metric.WithDescription(fmt.Sprintf("Jobs that are due and not running, counted up to %d of a kind.", maxCounted)))
+		metric.WithUnit("{job}"), metric.WithDescription(fmt.Sprintf("Jobs that are due and not running, counted up to %d.", maxCounted)))
 	oldest, _ := t.meter.Float64ObservableGauge("pq_dispatch.queue.oldest",
 		metric.WithUnit("s"), metric.WithDescription("How long the ready job that waits longest has been due; 0 if there is none."))
 	aside, _ := t.meter.Int64ObservableGauge("pq_dispatch.queue.set_aside",
@@ -186,10 +119,10 @@ func (t *Telemetry) ObserveQueues(db transactor, jobs *store.Store, queues func(
 		o.ObserveInt64(up, 1)
 		o.ObserveFloat64(usage, seen.usage)
 		for _, q := range seen.queues {
-			name := metric.WithAttributes(attribute.String("messaging.destination.name", q.Name))
-			o.ObserveInt64(ready, q.Ready, name)
-			o.ObserveFloat64(oldest, q.Oldest, name)
-			o.ObserveInt64(aside, q.SetAside, name)
+			name := metric.WithAttributes(attribute.String("messaging.destination.name", q.Queue))
+			o.ObserveInt64(ready, int64(q.Ready), name)
+			o.ObserveFloat64(oldest, q.Oldest.Seconds(), name)
+			o.ObserveInt64(aside, int64(q.SetAside), name)
 		}
 		return nil
 	}, up, usage, ready, oldest, aside)

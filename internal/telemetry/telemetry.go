@@ -9,6 +9,7 @@ package telemetry
 import (
 	"context"
 	"maps"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -107,7 +108,8 @@ func Put(ctx context.Context, queue string, metadata *map[string]string) (contex
 // tracer is asked for once: the provider looks it up by name each time.
 var tracer = sync.OnceValue(func() trace.Tracer { return otel.Tracer(scope) })
 
-var consumer = trace.WithSpanKind(trace.SpanKindConsumer)
+// onlyConsumer are the options of nearly all spans of handlers.
+var onlyConsumer = []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindConsumer)}
 
 // Queue is what is said about the handlers of one queue. Its attribute sets are made once: hashing
 // them for each job would cost more than all else that a dispatcher does for it.
@@ -140,49 +142,58 @@ type Run struct {
 	Lateness time.Duration
 }
 
-// Process opens the span of a handler. The function it returns ends it with the run's outcome
-// ("done", "retry", ...) and the kind of its error, if any.
-func (q *Queue) Process(ctx context.Context, r Run) (context.Context, func(outcome, errorType string)) {
-	links := trace.WithLinks()
+// Processing is a handler at work.
+type Processing struct {
+	queue *Queue
+	ctx   context.Context
+	span  trace.Span
+	start time.Time // zero: nobody measures
+}
+
+// Process opens the span of a handler, which is in the context that it returns.
+func (q *Queue) Process(ctx context.Context, r Run) (context.Context, Processing) {
+	options := onlyConsumer
 	if r.Metadata != nil {
 		from := trace.SpanContextFromContext(propagator.Extract(context.Background(), propagation.MapCarrier(r.Metadata)))
 		if from.IsValid() {
-			links = trace.WithLinks(trace.Link{SpanContext: from})
+			options = append(slices.Clip(options), trace.WithLinks(trace.Link{SpanContext: from}))
 		}
 	}
-	ctx, span := tracer().Start(ctx, q.spanName, consumer, links)
+	ctx, span := tracer().Start(ctx, q.spanName, options...)
 	if span.IsRecording() {
 		span.SetAttributes(keySystem.String(system), keyQueue.String(q.name), keyOperation.String(operationRun), keyType.String("process"),
 			keyMessage.String(strconv.FormatInt(r.ID, 10)), keyTask.String(r.Task), keyAttempt.Int(r.Attempt))
 	}
-	m := instruments()
-	measured := m.jobs.Enabled(ctx)
-	var start time.Time
-	if measured {
-		start = time.Now()
+	p := Processing{queue: q, ctx: ctx, span: span}
+	if m := instruments(); m.jobs.Enabled(ctx) {
+		p.start = time.Now()
 		m.lateness.Record(ctx, r.Lateness.Seconds(), q.all)
 		m.inFlight.Add(ctx, 1, q.all)
 	}
-	return ctx, func(outcome, errorType string) {
-		if errorType != "" {
-			span.SetStatus(codes.Error, outcome)
-			span.SetAttributes(keyErrorType.String(errorType))
-		}
-		if span.IsRecording() {
-			span.SetAttributes(keyOutcome.String(outcome))
-		}
-		span.End()
-		if !measured {
-			return
-		}
-		result := q.done
-		if outcome != done || errorType != "" {
-			result = metric.WithAttributes(keySystem.String(system), keyQueue.String(q.name), keyOutcome.String(outcome), keyErrorType.String(errorType))
-		}
-		m.inFlight.Add(ctx, -1, q.all)
-		m.duration.Record(ctx, time.Since(start).Seconds(), result)
-		m.jobs.Add(ctx, 1, result)
+	return ctx, p
+}
+
+// End closes the span with the run's outcome ("done", "retry", ...) and the kind of its error, if any.
+func (p Processing) End(outcome, errorType string) {
+	if errorType != "" {
+		p.span.SetStatus(codes.Error, outcome)
+		p.span.SetAttributes(keyErrorType.String(errorType))
 	}
+	if p.span.IsRecording() {
+		p.span.SetAttributes(keyOutcome.String(outcome))
+	}
+	p.span.End()
+	if p.start.IsZero() {
+		return
+	}
+	result := p.queue.done
+	if outcome != done || errorType != "" {
+		result = metric.WithAttributes(keySystem.String(system), keyQueue.String(p.queue.name), keyOutcome.String(outcome), keyErrorType.String(errorType))
+	}
+	m := instruments()
+	m.inFlight.Add(p.ctx, -1, p.queue.all)
+	m.duration.Record(p.ctx, time.Since(p.start).Seconds(), result)
+	m.jobs.Add(p.ctx, 1, result)
 }
 
 // Wake counts what woke the dispatcher: "notification", "timer", "sweep", ...
