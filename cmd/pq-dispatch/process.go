@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/pq-dispatch/pq-dispatch/dispatcher"
+	"github.com/pq-dispatch/pq-dispatch/internal/group"
 )
 
 const (
@@ -35,7 +36,7 @@ type command struct {
 	path           string
 	args, env      []string
 	stdout, stderr io.Writer
-	children       *children
+	groups         *group.Set
 	activity       activity
 }
 
@@ -49,8 +50,12 @@ func (c *command) Handle(ctx context.Context, job *dispatcher.Job) error {
 	defer runtime.UnlockOSThread()
 
 	cmd := exec.CommandContext(ctx, c.path, c.args...)
-	isolate(cmd)
-	cmd.Cancel = func() error { return terminate(cmd.Process) }
+	cmd.Cancel = func() error {
+		if !c.groups.Signal(cmd.Process, group.Terminate) {
+			return os.ErrProcessDone
+		}
+		return nil
+	}
 	cmd.WaitDelay = killDelay
 	cmd.Env = slices.Concat(c.env, []string{
 		"PQ_DISPATCH_JOB_ID=" + strconv.FormatInt(job.ID, 10),
@@ -70,7 +75,7 @@ func (c *command) Handle(ctx context.Context, job *dispatcher.Job) error {
 	}
 	defer output.Close()
 	cmd.Stderr = w
-	err = c.children.start(cmd)
+	err = c.groups.Start(cmd)
 	w.Close()
 	if err != nil {
 		return errors.Join(err, input.Close())
@@ -85,7 +90,7 @@ func (c *command) Handle(ctx context.Context, job *dispatcher.Job) error {
 	pipes.Go(func() { _, _ = io.Copy(io.MultiWriter(&tail, c.stderr), output) })
 
 	err = cmd.Wait()
-	c.children.end(cmd.Process)
+	c.groups.End(cmd.Process)
 	_ = output.SetReadDeadline(time.Now().Add(drainTime))
 	pipes.Wait()
 	if err == nil {
@@ -130,46 +135,6 @@ func ownEnvironment(all []string) []string {
 		}
 	}
 	return env
-}
-
-// children are the commands that run, to be killed when this program ends at once.
-type children struct {
-	mu      sync.Mutex
-	closed  bool
-	running map[*os.Process]bool
-}
-
-func newChildren() *children { return &children{running: map[*os.Process]bool{}} }
-
-func (c *children) start(cmd *exec.Cmd) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed {
-		return errors.New("not started: this program is about to end")
-	}
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	c.running[cmd.Process] = true
-	return nil
-}
-
-// end kills what a command that has ended leaves behind in its group.
-func (c *children) end(p *os.Process) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	killGroup(p)
-	delete(c.running, p)
-}
-
-// killAll kills all that run, and lets none start any more.
-func (c *children) killAll() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.closed = true
-	for p := range c.running {
-		killGroup(p)
-	}
 }
 
 // lockedWriter keeps the writes of several goroutines apart.

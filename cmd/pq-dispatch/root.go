@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/pq-dispatch/pq-dispatch/internal/group"
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
 
@@ -38,7 +39,7 @@ type app struct {
 	stdout, stderr io.Writer
 	terminal       bool      // stderr is one
 	running        bool      // flags and arguments were fine, the command itself runs
-	children       *children // the commands that work runs
+	groups         group.Set // of the processes that run jobs
 
 	hurries atomic.Bool     // the command sees to the second signal itself
 	hurry   context.Context // which ends this one
@@ -54,7 +55,6 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *app {
 		stdout:   stdout,
 		stderr:   stderr,
 		terminal: isTerminal(stderr),
-		children: newChildren(),
 	}
 }
 

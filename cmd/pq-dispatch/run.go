@@ -81,8 +81,8 @@ func (a *app) runDaemon(ctx context.Context, f *configFlags) error {
 	built := build()
 	err = daemon.Run(ctx, daemon.Options{
 		Config: c, Pool: pool, Jobs: jobs, Log: log, Level: &level,
-		Build: observe.Build{Version: built.Version, Revision: built.Revision},
-		Hurry: a.hurry, Reload: reload, Load: load,
+		Build:  observe.Build{Version: built.Version, Revision: built.Revision},
+		Groups: &a.groups, Hurry: a.hurry, Reload: reload, Load: load,
 	})
 	switch {
 	case errors.Is(err, store.ErrPooled):

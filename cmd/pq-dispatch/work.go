@@ -102,13 +102,13 @@ func (a *app) work(ctx context.Context, jobs *store.Store, f *workFlags, queues,
 	stderr := &lockedWriter{w: a.stderr} // the log and all commands write to it
 	handler := &command{
 		path: path, args: argv[1:], env: ownEnvironment(os.Environ()),
-		stdout: a.stdout, stderr: stderr, children: a.children,
+		stdout: a.stdout, stderr: stderr, groups: &a.groups,
 	}
 	d := dispatcher.New(jobs, f.options(stderr))
 	for _, name := range queues {
 		d.HandleAll(name, handler)
 	}
-	defer a.children.killAll() // there is none left, unless Run gave one up
+	defer a.groups.KillAll() // there is none left, unless Run gave one up
 	if !f.untilEmpty {
 		return d.Run(ctx)
 	}

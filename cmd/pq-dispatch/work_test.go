@@ -17,6 +17,7 @@ import (
 	"testing"
 
 	"github.com/pq-dispatch/pq-dispatch/internal/devpg/pgtest"
+	"github.com/pq-dispatch/pq-dispatch/internal/group"
 )
 
 // put puts jobs with the numbers from 1 as their data.
@@ -257,7 +258,7 @@ func start(t *testing.T, cmd *exec.Cmd) (done chan struct{}) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
-	dieWithParent(cmd.SysProcAttr)
+	group.DieWithUs(cmd.SysProcAttr)
 	done = make(chan struct{})
 	started := make(chan error)
 	go func() {

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/pq-dispatch/pq-dispatch/internal/group"
 )
 
 // maxSaid is how many bytes of what a process says on stderr are kept for an error.
@@ -64,7 +66,7 @@ func (g *Group[M]) Start(name string, settings any, args ...string) (*Process, e
 	p := &Process{Name: name, cmd: exec.Command(argv[0], argv[1:]...), done: make(chan struct{})}
 	p.cmd.Stderr = &p.stderr
 	p.cmd.WaitDelay = time.Second
-	isolate(p.cmd)
+	group.Isolate(p.cmd)
 	var err error
 	if p.stdin, err = p.cmd.StdinPipe(); err == nil {
 		p.stdout, err = p.cmd.StdoutPipe()
@@ -171,7 +173,7 @@ func (p *Process) PID() int { return p.cmd.Process.Pid }
 func (p *Process) Tell(v any) error { return json.NewEncoder(p.stdin).Encode(v) }
 
 // Kill ends the process at once, with those that it has started.
-func (p *Process) Kill() { kill(p.cmd.Process) }
+func (p *Process) Kill() { group.Kill(p.cmd.Process) }
 
 // Err tells how the process ended. To be asked after its end: nil means well.
 func (p *Process) Err() error { return p.err }

@@ -3,6 +3,7 @@ package config
 // What the values must be to each other, and what they must be beyond their types.
 
 import (
+	"cmp"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -182,6 +183,9 @@ func (l *loader) checkQueue(path, name string, q *Queue) {
 	if w := q.Worker; w != nil {
 		given++
 		l.checkProgram(path+".worker", w.Command, w.Dir, w.Env, w.Inherit)
+		if most := min(cmp.Or(q.Concurrency, l.config.Concurrency), l.config.Concurrency); w.Processes > most && most > 0 {
+			l.warnAt(path+".worker.processes", "%d are more than the jobs that run at once, which are %d (concurrency); the others are idle", w.Processes, most)
+		}
 	}
 	if given != 1 {
 		l.failAt(path, "it has %d handlers; give it one of http, exec and worker", given)

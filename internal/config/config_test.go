@@ -814,3 +814,27 @@ func TestSlotsOfAWorkerAreItsProcesses(t *testing.T) {
 		}
 	}
 }
+
+func TestProcessesThatNeverHaveAJobAreWarnedOf(t *testing.T) {
+	for _, tt := range []struct {
+		keys, queue string
+		want        string // what is said; empty: nothing
+	}{
+		{"", "{worker: {command: [/a], processes: 4}}", ""},
+		{"", "{concurrency: 4, worker: {command: [/a], processes: 4}}", ""},
+		{"concurrency: 3\n", "{worker: {command: [/a], processes: 4}}", "4 are more than the jobs that run at once, which are 3"},
+		{"", "{concurrency: 2, worker: {command: [/a], processes: 4}}", "4 are more than the jobs that run at once, which are 2"},
+	} {
+		_, warnings, err := Load(write(t, "test.yaml", tt.keys+"queues: {apples: "+tt.queue+"}"), nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var said string
+		for _, w := range warnings {
+			said += w.String()
+		}
+		if tt.want == "" && said != "" || !strings.Contains(said, tt.want) || tt.want != "" && !strings.Contains(said, "queues.apples.worker.processes") {
+			t.Errorf("%s%s: got %q, want %q", tt.keys, tt.queue, said, tt.want)
+		}
+	}
+}

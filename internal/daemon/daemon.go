@@ -17,6 +17,7 @@ import (
 	"github.com/pq-dispatch/pq-dispatch/dispatcher"
 	"github.com/pq-dispatch/pq-dispatch/internal/admin"
 	"github.com/pq-dispatch/pq-dispatch/internal/config"
+	"github.com/pq-dispatch/pq-dispatch/internal/group"
 	"github.com/pq-dispatch/pq-dispatch/internal/observe"
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
@@ -29,6 +30,9 @@ type Options struct {
 	Log    *slog.Logger
 	Level  *slog.LevelVar // of Log
 	Build  observe.Build
+
+	// Groups has the processes of handlers, for whoever ends this program without waiting for Run.
+	Groups *group.Set
 
 	// Hurry ends after Run's context, when there is no more grace: handlers' contexts end with it.
 	Hurry context.Context
@@ -105,7 +109,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := d.listen(serving); err != nil {
 		return wrong(err)
 	}
-	if d.handlers, err = build(o.Config, nil, o.Log); err != nil {
+	if d.handlers, err = build(o.Config, nil, o.Groups, o.Log); err != nil {
 		return wrong(err)
 	}
 	defer d.close()

@@ -282,7 +282,7 @@ func TestAHandlerIsKeptUnlessWhatItIsMadeOfHasChanged(t *testing.T) {
 		return load(t, fmt.Sprintf("queues:\n  apples: {%s}\n  pears: {%s}\n", apples, pears))
 	}
 	const cat, post = "exec: {command: [/bin/cat]}", "http: {url: 'http://localhost/', headers: {A: b}}"
-	before, err := build(config(cat, post), nil, discard)
+	before, err := build(config(cat, post), nil, nil, discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -300,7 +300,7 @@ func TestAHandlerIsKeptUnlessWhatItIsMadeOfHasChanged(t *testing.T) {
 		{"a secret", cat, "http: {url: 'http://localhost/', headers: {A: b}, secrets: [whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3]}", true, false},
 		{"the kind", post, cat, false, false},
 	} {
-		after, err := build(config(tt.apples, tt.pears), before, discard)
+		after, err := build(config(tt.apples, tt.pears), before, nil, discard)
 		if err != nil {
 			t.Errorf("%s: %v", tt.name, err)
 			continue
@@ -314,6 +314,7 @@ func TestAHandlerIsKeptUnlessWhatItIsMadeOfHasChanged(t *testing.T) {
 
 func TestWhatIsUnfinishedIsHandedBackInAHurry(t *testing.T) {
 	failed := errors.New("stopped")
+	handedBack := func(err error) error { return fmt.Errorf("%w: %w", dispatcher.ErrStopping, err) }
 	decision := dispatcher.Discard("eaten already")
 	for _, tt := range []struct {
 		name         string
@@ -321,9 +322,9 @@ func TestWhatIsUnfinishedIsHandedBackInAHurry(t *testing.T) {
 		err, want    error
 	}{
 		{"done", true, false, nil, nil},
-		{"unfinished", true, false, failed, dispatcher.Snooze(0)},
-		{"wrapped", true, false, fmt.Errorf("handler: %w", failed), dispatcher.Snooze(0)},
-		{"no retry would mend it, or so it said in its hurry", true, false, retry.Permanent(failed), dispatcher.Snooze(0)},
+		{"unfinished", true, false, failed, handedBack(failed)},
+		{"wrapped", true, false, fmt.Errorf("handler: %w", failed), handedBack(fmt.Errorf("handler: %w", failed))},
+		{"no retry would mend it, or so it said in its hurry", true, false, retry.Permanent(failed), handedBack(retry.Permanent(failed))},
 		{"put off", true, false, dispatcher.Snooze(time.Hour), dispatcher.Snooze(time.Hour)},
 		{"pointless", true, false, decision, decision},
 		{"failed in peace", false, false, failed, failed},

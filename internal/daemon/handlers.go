@@ -14,6 +14,7 @@ import (
 
 	"github.com/pq-dispatch/pq-dispatch/dispatcher"
 	"github.com/pq-dispatch/pq-dispatch/internal/config"
+	"github.com/pq-dispatch/pq-dispatch/internal/group"
 	"github.com/pq-dispatch/pq-dispatch/internal/handler"
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
@@ -45,7 +46,7 @@ func newRecipe(q *config.Queue) recipe { return recipe{q.HTTP, q.Exec, q.Worker,
 
 // build makes the handlers of a configuration. Those of before that are made in the same way it takes as they
 // are. The error is about all that cannot be made; then nothing is left of the others.
-func build(c *config.Config, before handlers, log *slog.Logger) (handlers, error) {
+func build(c *config.Config, before handlers, groups *group.Set, log *slog.Logger) (handlers, error) {
 	made := handlers{}
 	var wrong error
 	for _, name := range slices.Sorted(maps.Keys(c.Queues)) {
@@ -54,7 +55,7 @@ func build(c *config.Config, before handlers, log *slog.Logger) (handlers, error
 			made[name] = old
 			continue
 		}
-		h, err := of.make(log.With("queue", name))
+		h, err := of.make(groups, log.With("queue", name))
 		if err != nil {
 			wrong = errors.Join(wrong, fmt.Errorf("queue %s: %w", name, err))
 			continue
@@ -80,7 +81,7 @@ func (hs handlers) discard(others handlers) {
 }
 
 // make starts what the handler needs.
-func (r recipe) make(log *slog.Logger) (closer, error) {
+func (r recipe) make(groups *group.Set, log *slog.Logger) (closer, error) {
 	switch {
 	case r.http != nil:
 		o := r.http.Options()
@@ -88,12 +89,12 @@ func (r recipe) make(log *slog.Logger) (closer, error) {
 		return orNil(handler.NewHTTP(o))
 	case r.exec != nil:
 		return orNil(handler.NewExec(handler.ExecOptions{
-			Program:   program(r.exec.Command, r.exec.Dir, r.exec.Env, r.exec.Inherit, r.exec.KillAfter),
+			Program:   program(r.exec.Command, r.exec.Dir, r.exec.Env, r.exec.Inherit, r.exec.KillAfter, groups),
 			MaxOutput: int(r.exec.MaxOutput), MaxAttempts: r.maxAttempts, Logger: log,
 		}))
 	default:
 		return orNil(handler.NewWorker(handler.WorkerOptions{
-			Program:   program(r.worker.Command, r.worker.Dir, r.worker.Env, r.worker.Inherit, r.worker.KillAfter),
+			Program:   program(r.worker.Command, r.worker.Dir, r.worker.Env, r.worker.Inherit, r.worker.KillAfter, groups),
 			Processes: r.worker.Processes, StartTimeout: r.worker.StartTimeout, MaxAttempts: r.maxAttempts, Logger: log,
 		}))
 	}
@@ -107,8 +108,8 @@ func orNil[H closer](h H, err error) (closer, error) {
 	return h, nil
 }
 
-func program(command []string, dir string, env config.Env, inherit []string, killAfter time.Duration) handler.Program {
-	return handler.Program{Command: command, Dir: dir, Env: config.Reveal(env), Inherit: inherit, KillAfter: atOnce(killAfter)}
+func program(command []string, dir string, env config.Env, inherit []string, killAfter time.Duration, groups *group.Set) handler.Program {
+	return handler.Program{Command: command, Dir: dir, Env: config.Reveal(env), Inherit: inherit, KillAfter: atOnce(killAfter), Groups: groups}
 }
 
 // atOnce is d, where 0 means no time at all, for options whose 0 means a default.
@@ -164,7 +165,7 @@ func (h *hurried) Handle(ctx context.Context, job *dispatcher.Job) error {
 	if err == nil || context.Cause(run) != dispatcher.ErrStopping || context.Cause(ctx) != nil || decided(err) {
 		return err
 	}
-	return dispatcher.Snooze(0)
+	return fmt.Errorf("%w: %w", dispatcher.ErrStopping, err)
 }
 
 // decided tells whether an error of a handler is its decision about the job, and no failure.

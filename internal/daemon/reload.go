@@ -61,7 +61,7 @@ func (d *daemon) reject(err error) {
 
 // adopt applies a configuration. On an error nothing has changed.
 func (d *daemon) adopt(ctx context.Context, next *config.Config) error {
-	made, err := build(next, d.handlers, d.Log)
+	made, err := build(next, d.handlers, d.Groups, d.Log)
 	if err != nil {
 		return err
 	}

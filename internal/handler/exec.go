@@ -56,7 +56,7 @@ func NewExec(o ExecOptions) (*Exec, error) {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	return &Exec{options: o, log: o.Logger, env: o.environment(), spawner: newSpawner(), runs: newRuns()}, nil
+	return &Exec{options: o, log: o.Logger, env: o.environment(), spawner: newSpawner(o.Groups), runs: newRuns()}, nil
 }
 
 // Handle runs the program once. When ctx ends first, the program and what it has started get SIGTERM, and

@@ -8,8 +8,9 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
-	"sync"
 	"time"
+
+	"github.com/pq-dispatch/pq-dispatch/internal/group"
 )
 
 const (
@@ -25,6 +26,7 @@ const (
 // which a goroutine returns that has locked it. This one stays until close, which comes after the
 // children have ended; or it ends with the program, for whatever reason, and so do they.
 type spawner struct {
+	groups *group.Set
 	starts chan start
 	ended  chan struct{}
 }
@@ -34,8 +36,8 @@ type start struct {
 	result chan error
 }
 
-func newSpawner() *spawner {
-	s := &spawner{starts: make(chan start), ended: make(chan struct{})}
+func newSpawner(groups *group.Set) *spawner {
+	s := &spawner{groups: groups, starts: make(chan start), ended: make(chan struct{})}
 	go s.run()
 	return s
 }
@@ -45,7 +47,7 @@ func (s *spawner) run() {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread() // a thread that is not locked any more lives on
 	for request := range s.starts {
-		request.result <- request.cmd.Start()
+		request.result <- s.groups.Start(request.cmd)
 	}
 }
 
@@ -63,14 +65,13 @@ type process struct {
 	ended          chan struct{}
 
 	cmd    *exec.Cmd
-	mu     sync.Mutex
-	reaped bool // the process's id may be another's, and is not to be signalled
+	groups *group.Set // in which it is until it has ended
 }
 
 // start starts the process. The caller reads stdout and stderr to their ends, waits for ended, and calls
 // release.
 func (s *spawner) start(cmd *exec.Cmd) (*process, error) {
-	p := &process{cmd: cmd, ended: make(chan struct{})}
+	p := &process{cmd: cmd, groups: s.groups, ended: make(chan struct{})}
 	var theirs [3]*os.File
 	var errs [3]error
 	theirs[0], p.stdin, errs[0] = os.Pipe()
@@ -79,7 +80,6 @@ func (s *spawner) start(cmd *exec.Cmd) (*process, error) {
 	err := errors.Join(errs[:]...)
 	if err == nil {
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = theirs[0], theirs[1], theirs[2]
-		isolate(cmd)
 		request := start{cmd: cmd, result: make(chan error)}
 		s.starts <- request
 		err = <-request.result
@@ -99,14 +99,11 @@ func (s *spawner) start(cmd *exec.Cmd) (*process, error) {
 func (p *process) wait() {
 	defer close(p.ended)
 	// While it has ended but has not been reaped, no other process and no other group can have its id.
-	unreaped := awaitEnd(p.cmd.Process)
+	unreaped := group.AwaitEnd(p.cmd.Process)
 	if !unreaped {
 		_ = p.cmd.Wait()
 	}
-	p.mu.Lock()
-	killGroup(p.cmd.Process)
-	p.reaped = true
-	p.mu.Unlock()
+	p.groups.End(p.cmd.Process)
 	if unreaped {
 		_ = p.cmd.Wait() // how it has ended is in cmd.ProcessState
 	}
@@ -125,26 +122,19 @@ func (p *process) release() {
 
 func (p *process) pid() int { return p.cmd.Process.Pid }
 
-// signal does something to the group, unless it has ended. It tells whether it was still there.
-func (p *process) signal(do func(*os.Process)) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.reaped {
-		do(p.cmd.Process)
-	}
-	return !p.reaped
-}
+// signal sends the group a signal, unless it has ended. It tells whether it was still there.
+func (p *process) signal(send func(*os.Process)) bool { return p.groups.Signal(p.cmd.Process, send) }
 
 // stop asks the group to end, kills it when it has not within that time or when hurry is closed, and
 // returns when it has ended. Without patience it is killed at once. needed is false when it had ended before.
 func (p *process) stop(patience time.Duration, hurry <-chan struct{}) (needed bool) {
 	if patience > 0 {
-		needed = p.signal(terminateGroup)
+		needed = p.signal(group.Terminate)
 		if p.await(patience, hurry) {
 			return needed
 		}
 	}
-	needed = p.signal(killGroup) || needed
+	needed = p.signal(group.Kill) || needed
 	<-p.ended
 	return needed
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/pq-dispatch/pq-dispatch/dispatcher"
+	"github.com/pq-dispatch/pq-dispatch/internal/group"
 )
 
 // Program is what is started to run jobs, and with what around it. Only Command is required.
@@ -34,6 +35,10 @@ type Program struct {
 	// dispatcher stops it is at most 4 seconds, as that waits no longer for its handlers. Zero
 	// means 10 seconds.
 	KillAfter time.Duration
+
+	// Groups is where its processes are entered, with what they start, for whoever has to kill all at once. Nil means a set
+	// of the handler's own.
+	Groups *group.Set
 }
 
 const (
@@ -50,6 +55,9 @@ const variablePrefix = "PQ_DISPATCH_"
 
 // check says all that is wrong with a program, and fills in defaults.
 func (p *Program) check() error {
+	if p.Groups == nil {
+		p.Groups = &group.Set{}
+	}
 	errs := []error{p.checkCommand(), atLeastZero("KillAfter", &p.KillAfter, defaultKillAfter)}
 	if p.Dir == "" {
 		p.Dir = string(filepath.Separator)

@@ -103,6 +103,9 @@ type outcomeLine struct {
 	Last    bool     `json:"last"`  // it is about to end, and can have no other job
 }
 
+// errOtherJob tells that an outcome is not that of the job in hand: of one before it, most likely, answered twice.
+var errOtherJob = errors.New("it spoke of the job")
+
 // parseOutcome reads an outcome: the error that a handler returns for it, and whether it is the program's
 // last. err is non-nil if the line does not follow the protocol.
 func parseOutcome(line []byte, id string) (outcome error, last bool, err error) {
@@ -116,7 +119,7 @@ func parseOutcome(line []byte, id string) (outcome error, last bool, err error) 
 
 func (o *outcomeLine) meaning(id string) (outcome, err error) {
 	if o.ID != id {
-		return nil, fmt.Errorf("it spoke of the job %.40q while it had the job %q", o.ID, id)
+		return nil, fmt.Errorf("%w %.40q while it had the job %q", errOtherJob, o.ID, id)
 	}
 	var delay time.Duration
 	if o.Delay != nil {

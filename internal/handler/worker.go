@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/pq-dispatch/pq-dispatch/dispatcher"
+	"github.com/pq-dispatch/pq-dispatch/internal/group"
 	"github.com/pq-dispatch/pq-dispatch/retry"
 )
 
@@ -62,11 +63,11 @@ type assignment struct {
 	ctx     context.Context
 	id      string
 	line    []byte
-	outcome chan error // of capacity 1; errReturned: it was not begun
+	outcome chan error // of capacity 1; errReturned: another process is to have it
 }
 
-// errReturned tells that the process was dead when the job came to it.
-var errReturned = errors.New("handler: not begun")
+// errReturned tells that the process was dead when the job came to it, or spoke of another one still.
+var errReturned = errors.New("handler: returned")
 
 // NewWorker checks the options, begins to start the processes, and returns the handler. That they do not
 // start is in the log, and is tried again.
@@ -83,7 +84,7 @@ func NewWorker(o WorkerOptions) (*Worker, error) {
 	}
 	w := &Worker{
 		options: o, log: o.Logger, env: append(o.environment(), variablePrefix+"PROTOCOL="+strconv.Itoa(protocol)),
-		spawner: newSpawner(), runs: newRuns(), offers: make(chan *assignment), closing: make(chan struct{}),
+		spawner: newSpawner(o.Groups), runs: newRuns(), offers: make(chan *assignment), closing: make(chan struct{}),
 	}
 	for range o.Processes {
 		w.keepers.Go(w.keep)
@@ -200,7 +201,7 @@ func (w *Worker) serve() (worked bool, err error) {
 				a.outcome <- errReturned
 				return worked, c.end(w.options.KillAfter, errDied)
 			}
-			if err := w.run(c, a); err != nil {
+			if err := w.run(c, a, worked); err != nil {
 				return worked || errors.Is(err, errLast), err
 			}
 			worked = true
@@ -244,8 +245,9 @@ func (w *Worker) greet(c *conversation) error {
 }
 
 // run has the process do a job, and tells the assignment what became of it. An error means that the process
-// has ended.
-func (w *Worker) run(c *conversation, a *assignment) error {
+// has ended. A second answer to a job that it had before is no fault of this one, which is given to another process
+// then: not for ever, as each such process has done a job.
+func (w *Worker) run(c *conversation, a *assignment, worked bool) error {
 	c.stderr.reset()
 	c.say(a.line)
 	over, hurry, deaf := a.ctx.Done(), w.runs.hurry.Done(), c.deaf
@@ -262,8 +264,13 @@ func (w *Worker) run(c *conversation, a *assignment) error {
 			}
 			outcome, last, err := parseOutcome(line, a.id)
 			if err != nil {
+				returned := worked && errors.Is(err, errOtherJob)
 				err = c.end(0, err)
-				a.outcome <- fmt.Errorf("handler: %w", err)
+				if returned {
+					a.outcome <- errReturned
+				} else {
+					a.outcome <- fmt.Errorf("handler: %w", err)
+				}
 				return err
 			}
 			a.outcome <- outcome
@@ -289,7 +296,7 @@ func (w *Worker) run(c *conversation, a *assignment) error {
 			stopping.next(c.process)
 		case <-hurry:
 			hurry = nil
-			c.signal(killGroup)
+			c.signal(group.Kill)
 		}
 	}
 }
@@ -314,10 +321,10 @@ func (e *escalation) begin(patience time.Duration) {
 
 func (e *escalation) next(p *process) {
 	if e.signalled {
-		p.signal(killGroup)
+		p.signal(group.Kill)
 		return
 	}
-	p.signal(terminateGroup)
+	p.signal(group.Terminate)
 	e.signalled = true
 	e.timer.Reset(e.step)
 }

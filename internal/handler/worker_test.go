@@ -44,6 +44,19 @@ func init() {
 	children["closes stdin"] = func() { os.Stdin.Close(); fmt.Println(ready); select {} }
 	children["closes stdout"] = func() { fmt.Println(ready); os.Stdout.Close(); select {} }
 	children["ignores the end"] = func() { signal.Ignore(syscall.SIGTERM); fmt.Println(ready); select {} }
+	children["answers twice"] = func() { // the second time when it has the next job
+		fmt.Println(ready)
+		before := ""
+		for scanner := lines(); scanner.Scan(); {
+			var job jobLine
+			must(json.Unmarshal(scanner.Bytes(), &job))
+			if before != "" {
+				obey("", before, nil)
+			}
+			before = job.ID
+			obey("", job.ID, nil)
+		}
+	}
 	children["one job"] = func() { // and then it ends, as it should be, with the outcome as its last words
 		fmt.Println(ready)
 		scanner := lines()
@@ -182,10 +195,9 @@ func TestEachProcessRunsOneJobAtATime(t *testing.T) {
 
 func TestProcessThatDoesNotFollowTheProtocolIsReplacedAndItsJobFails(t *testing.T) {
 	for what, says := range map[string]string{
-		"die":      "ended while it had the job: exit status 3: last words",
-		"garbage":  `the line "Hello, world" is not of the protocol`,
-		"other id": `it spoke of the job "8" while it had the job "7"`,
-		"long":     "said a line of more than 1048576 bytes: signal: killed",
+		"die":     "ended while it had the job: exit status 3: last words",
+		"garbage": `the line "Hello, world" is not of the protocol`,
+		"long":    "said a line of more than 1048576 bytes: signal: killed",
 	} {
 		t.Run(what, func(t *testing.T) {
 			w, log := newWorker(t, WorkerOptions{Program: child(t, "worker")})
@@ -227,6 +239,29 @@ func TestDeathOfAnIdleProcessIsNoticedAtOnce(t *testing.T) {
 	if next := pid(t, w); next == fmt.Sprint(first) {
 		t.Error("got a job run by a dead process")
 	}
+}
+
+func TestASecondAnswerToAJobCostsTheNextOneNothing(t *testing.T) {
+	w, log := newWorker(t, WorkerOptions{Program: child(t, "answers twice")})
+	for id := range int64(5) {
+		job := newJob("1")
+		job.ID = id + 1
+		if err := w.Handle(t.Context(), job); err != nil {
+			t.Errorf("job %d: got %v, want it done", job.ID, err)
+		}
+	}
+	log.await(t, "the reason", has("error", `it spoke of the job "1" while it had the job "2": signal: killed`))
+}
+
+func TestAProcessThatOnlyKnowsOtherJobsFailsItsJob(t *testing.T) {
+	w, log := newWorker(t, WorkerOptions{Program: child(t, "worker")})
+	pid(t, w)
+	says := `it spoke of the job "8" while it had the job "7"`
+	err := w.Handle(t.Context(), order("other id")) // by the process that has done a job, and then by one that has not
+	if kindOf(err) != "retry" || !strings.Contains(err.Error(), says) {
+		t.Errorf("got %v, want an error that says %q", err, says)
+	}
+	log.await(t, "the reason", has("error", says))
 }
 
 func TestProcessThatTalksWithoutAJobIsKilled(t *testing.T) {
