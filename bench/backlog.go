@@ -58,7 +58,7 @@ func (h *harness) claimRate(ctx context.Context, what string, ready, later, inFl
 			return 0, err
 		}
 		defer func() {
-			if stopErr := holders.stop(); err == nil {
+			if stopErr := holders.Stop(); err == nil {
 				err = stopErr
 			}
 		}()
@@ -94,7 +94,7 @@ func (h *harness) putLongRunning(ctx context.Context, holders *fleet, n int) err
 	if err != nil {
 		return fmt.Errorf("put long-running jobs: %w", err)
 	}
-	err = holders.await(ctx, func() bool { return len(holders.members[0].starts) >= n })
+	err = holders.await(ctx, func(all members) bool { return len(all[0].Starts) >= n })
 	if err != nil {
 		return fmt.Errorf("have %d jobs in flight, for which max_locks_per_transaction may be too small: %w", n, err)
 	}

@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/pq-dispatch/pq-dispatch/internal/devpg/pgtest"
+	"github.com/pq-dispatch/pq-dispatch/internal/proc"
 )
 
 // processEnv makes the test binary the hidden sub-command.
@@ -200,7 +201,7 @@ func children(parent int) (pids []int) {
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, path := range stats {
 		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
-		if s, err := readStat(pid); err == nil && s.parent == parent && s.name != "postgres" {
+		if s, err := proc.Read(pid); err == nil && s.Parent == parent && s.Name != "postgres" {
 			pids = append(pids, pid)
 		}
 	}
@@ -320,10 +321,14 @@ func TestDispatcherThatDiesIsAnErrorAndNothingIsLeft(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if err := <-result; err == nil || !strings.Contains(err.Error(), "dispatcher 1: signal: killed") {
+		err := <-result
+		if err == nil || !strings.Contains(err.Error(), "dispatcher 1: signal: killed") {
 			t.Errorf("%s: got %v, want an error that says which one ended, and how", name, err)
 		}
 		wantNothingLeft(t, url)
+		if t.Failed() {
+			t.Fatalf("%s: the benchmark's error: %v", name, err)
+		}
 	}
 }
 

@@ -160,7 +160,7 @@ func (h *harness) drain(ctx context.Context, processes int) (r drainResult, err 
 		return r, err
 	}
 	_, _, r.memory = all.delays()
-	r.runs = all.done()
+	r.runs = all.Done()
 	r.rate = float64(h.scale.Jobs) / elapsed.Seconds()
 	return r, nil
 }

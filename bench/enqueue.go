@@ -66,15 +66,13 @@ func (h *harness) putFor(ctx context.Context, what, triggers, notify string, s s
 		if put, err = putAll(ctx, h.queue.With(pool), h.scale.Duration); err != nil {
 			return err
 		}
-		f.mu.Lock()
-		r.backlog = float64(max(0, put-f.done()))
-		f.mu.Unlock()
+		r.backlog = float64(max(0, put-f.Done()))
 		return f.awaitDone(ctx, h, what, put)
 	})
 	if err != nil {
 		return r, err
 	}
-	_, end := all.span()
+	_, end, _ := all.Span()
 	r.rate = float64(put) / end.Sub(start).Seconds()
 	return r, nil
 }

@@ -54,14 +54,16 @@ func (h *harness) makespan(ctx context.Context) error {
 		return err
 	}
 	ideal := fairWork * fairJobs / (fairProcesses * fairSlots)
-	_, end := all.span()
+	_, end, _ := all.Span()
 	h.floor("makespan_ms", milliseconds(ideal))
 	h.figure("makespan_ms", milliseconds(end.Sub(start)))
 	h.figure("makespan_ratio", end.Sub(start).Seconds()/ideal.Seconds())
 	least, most := fairJobs, 0
-	for _, m := range all.members {
-		least, most = min(least, m.latest.Done), max(most, m.latest.Done)
-	}
+	all.Look(func(members members) {
+		for _, m := range members {
+			least, most = min(least, m.Latest.Done), max(most, m.Latest.Done)
+		}
+	})
 	h.figure("jobs_of_one_process_min", float64(least))
 	h.figure("jobs_of_one_process_max", float64(most))
 	return nil
@@ -93,7 +95,9 @@ func (h *harness) urgent(ctx context.Context, prefix string, work time.Duration,
 			}
 			t.put, t.id = time.Now(), id
 			trials = append(trials, t)
-			if err := f.await(ctx, func() bool { return f.started(id) != 0 }); err != nil {
+			if err := f.await(ctx, func(members members) bool {
+				return slices.ContainsFunc(members, func(m *member) bool { return started(m.Starts, id) != 0 })
+			}); err != nil {
 				return err
 			}
 		}
@@ -104,10 +108,12 @@ func (h *harness) urgent(ctx context.Context, prefix string, work time.Duration,
 	}
 	delays := newHistogram()
 	most := 0
+	var starts []start
+	all.Look(func(members members) { starts = members.Starts() })
 	for _, t := range trials {
-		started := all.started(t.id)
-		delays.record(time.Unix(0, started).Sub(t.called))
-		most = max(most, all.startsBetween(t.put.UnixNano(), started))
+		at := started(starts, t.id)
+		delays.record(time.Unix(0, at).Sub(t.called))
+		most = max(most, startsBetween(starts, t.put.UnixNano(), at))
 	}
 	h.figure(prefix+"start_p50_ms", delays.percentile(50))
 	h.figure(prefix+"start_max_ms", delays.percentile(100))
@@ -121,23 +127,19 @@ type trial struct {
 	called, put time.Time
 }
 
-// started is when a job was, in ns since 1970; 0: not yet. f.mu is held, or nothing is to be heard any more.
-func (f *fleet) started(id int64) int64 {
-	for _, m := range f.members {
-		if i := slices.IndexFunc(m.starts, func(s start) bool { return s.ID == id }); i >= 0 {
-			return m.starts[i].At
-		}
+// started is when a job was, in ns since 1970; 0: not yet.
+func started(starts []start, id int64) int64 {
+	if i := slices.IndexFunc(starts, func(s start) bool { return s.ID == id }); i >= 0 {
+		return starts[i].At
 	}
 	return 0
 }
 
-// startsBetween counts them; as for started.
-func (f *fleet) startsBetween(from, to int64) (n int) {
-	for _, m := range f.members {
-		for _, s := range m.starts {
-			if s.At > from && s.At < to {
-				n++
-			}
+// startsBetween counts them.
+func startsBetween(starts []start, from, to int64) (n int) {
+	for _, s := range starts {
+		if s.At > from && s.At < to {
+			n++
 		}
 	}
 	return n

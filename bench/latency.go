@@ -14,6 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pq-dispatch/pq-dispatch/internal/load"
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
 
@@ -45,13 +46,13 @@ func latency(ctx context.Context, h *harness) error {
 }
 
 // pace is the load of single puts.
-func (h *harness) pace() load {
-	return load{Rate: float64(h.scale.Rate), Duration: h.scale.Duration, Callers: putters}
+func (h *harness) pace() load.Load {
+	return load.Load{Rate: float64(h.scale.Rate), Duration: h.scale.Duration, Callers: putters}
 }
 
 // warmup is how many calls of a load come before the ones that count: connections are opened in them,
 // statements prepared.
-func (l load) warmup() int { return min(l.calls()/10, int(l.Rate)) }
+func warmup(l load.Load) int { return min(l.Calls()/10, int(l.Rate)) }
 
 // pacer offers load to dispatchers and returns how many jobs it has put.
 type pacer func(ctx context.Context) (put int, err error)
@@ -74,19 +75,19 @@ func (h *harness) pacedPuts(since countedFrom) pacer {
 		defer pool.Close()
 		queue := h.queue.With(pool)
 		l := h.pace()
-		_, err = l.run(ctx, func(ctx context.Context, n int, due time.Time) error {
-			h.show.at("putting", n, l.calls())
+		_, err = l.Run(ctx, func(ctx context.Context, n int, due time.Time) error {
+			h.show.at("putting", n, l.Calls())
 			stamp := due.UnixNano()
 			if since == fromCall {
 				stamp = time.Now().UnixNano()
 			}
-			if n < l.warmup() {
+			if n < warmup(l) {
 				stamp = 0
 			}
 			_, err := queue.Put(ctx, stamp)
 			return err
 		})
-		return l.calls(), err
+		return l.Calls(), err
 	}
 }
 
@@ -134,16 +135,16 @@ func (h *harness) latencyFloor(ctx context.Context) (*histogram, error) {
 	defer cancel(nil)
 	var listening sync.WaitGroup
 	listening.Go(func() {
-		for range l.calls() {
+		for range l.Calls() {
 			if err := h.hearAndRead(ctx, listener, delays); err != nil {
 				cancel(err)
 				return
 			}
 		}
 	})
-	_, err = l.run(ctx, func(ctx context.Context, n int, _ time.Time) error {
+	_, err = l.Run(ctx, func(ctx context.Context, n int, _ time.Time) error {
 		stamp := time.Now().UnixNano()
-		if n < l.warmup() {
+		if n < warmup(l) {
 			stamp = 0
 		}
 		var id int64
@@ -223,7 +224,7 @@ func latencyLoad(ctx context.Context, h *harness) error {
 	return nil
 }
 
-// pacedBatches puts jobs at a rate, by COPY.
+// pacedBatches puts jobs at a rate, by COPY. late counts how much later than due puts started.
 func (h *harness) pacedBatches(ctx context.Context, rate float64, late *histogram) (put int, err error) {
 	pool, err := h.connect(ctx, putters, "")
 	if err != nil {
@@ -232,12 +233,16 @@ func (h *harness) pacedBatches(ctx context.Context, rate float64, late *histogra
 	defer pool.Close()
 	queue := h.queue.With(pool)
 	batch := max(1, int(rate/loadBatches))
-	l := load{Rate: rate / float64(batch), Duration: h.scale.Duration, Callers: putters}
+	l := load.Load{Rate: rate / float64(batch), Duration: h.scale.Duration, Callers: putters}
 	var total atomic.Int64
-	delays, err := l.run(ctx, func(ctx context.Context, n int, due time.Time) error {
-		h.show.at("putting batches", n, l.calls())
+	var mu sync.Mutex // of late
+	_, err = l.Run(ctx, func(ctx context.Context, n int, due time.Time) error {
+		mu.Lock()
+		late.record(time.Since(due))
+		mu.Unlock()
+		h.show.at("putting batches", n, l.Calls())
 		stamp := due.UnixNano()
-		if n < l.warmup() {
+		if n < warmup(l) {
 			stamp = 0
 		}
 		ids, err := store.PutMany(ctx, queue, slices.Values(slices.Repeat([]int64{stamp}, batch)))
@@ -247,6 +252,5 @@ func (h *harness) pacedBatches(ctx context.Context, rate float64, late *histogra
 		}
 		return nil
 	})
-	late.add(delays)
 	return int(total.Load()), err
 }

@@ -2,14 +2,11 @@ package bench
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"math"
-	"os"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -76,109 +73,6 @@ func TestHistogramsTravelAndAddUp(t *testing.T) {
 	if err != nil {
 		t.Errorf("an empty histogram: %v", err)
 	}
-}
-
-func TestLoadCallsAtItsRate(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := load{Rate: 1000, Duration: 2 * time.Second, Callers: 4}
-		start := time.Now()
-		var called atomic.Int64
-		late, err := l.run(t.Context(), func(_ context.Context, n int, due time.Time) error {
-			if want := start.Add(time.Duration(n) * time.Millisecond); !due.Equal(want) || !time.Now().Equal(want) {
-				t.Errorf("call %d: got %v, due %v, want %v", n, time.Since(start), due.Sub(start), want.Sub(start))
-			}
-			called.Add(1)
-			return nil
-		})
-		if err != nil || called.Load() != 2000 || late.count() != 2000 || late.percentile(100) != 0 {
-			t.Errorf("got %d calls, %d counted, up to %v ms late, %v; want 2000, none late", called.Load(), late.count(), late.percentile(100), err)
-		}
-		if got, want := time.Since(start), 1999*time.Millisecond; got != want {
-			t.Errorf("got an end after %v, want %v", got, want)
-		}
-	})
-}
-
-func TestLoadThatCannotKeepUpLeavesNothingOut(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		// One caller, whose calls take ten times as long as it has: the n-th starts n*10 ms after the first, when
-		// it should have started after n ms.
-		const takes = 10 * time.Millisecond
-		start := time.Now()
-		delays := newHistogram()
-		late, err := load{Rate: 1000, Duration: time.Second, Callers: 1}.run(t.Context(), func(_ context.Context, n int, due time.Time) error {
-			if want := time.Duration(n) * time.Millisecond; due.Sub(start) != want {
-				t.Errorf("call %d: got it due after %v, want %v, however late", n, due.Sub(start), want)
-			}
-			if got, want := time.Since(start), time.Duration(n)*takes; got != want {
-				t.Errorf("call %d: got it started after %v, want %v", n, got, want)
-			}
-			time.Sleep(takes)
-			delays.record(time.Since(due))
-			return nil
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		// From when it was due until its end, the last one: 999 * 9 + 10 ms. From its start, all would be 10.
-		if got, want := delays.percentile(100), 9001.0; math.Abs(got-want) > want/500 {
-			t.Errorf("got a longest delay of %v ms, want %v ms", got, want)
-		}
-		if got, want := late.percentile(50), 4491.0; math.Abs(got-want) > want/500 {
-			t.Errorf("got them %v ms late at p50, want %v ms", got, want)
-		}
-	})
-}
-
-func TestSlowCallsDoNotDelayOthersWhileCallersAreFree(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		late, err := load{Rate: 1000, Duration: time.Second, Callers: 11}.run(t.Context(), func(context.Context, int, time.Time) error {
-			time.Sleep(10 * time.Millisecond)
-			return nil
-		})
-		if err != nil || late.percentile(100) != 0 {
-			t.Errorf("got them up to %v ms late, %v; want none late", late.percentile(100), err)
-		}
-	})
-}
-
-func TestLoadEndsAtAnErrorAndWithItsContext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		wrong := errors.New("wrong")
-		var called atomic.Int64
-		_, err := load{Rate: 10, Duration: time.Hour, Callers: 3}.run(t.Context(), func(_ context.Context, n int, _ time.Time) error {
-			called.Add(1)
-			if n == 5 {
-				return wrong
-			}
-			return nil
-		})
-		if !errors.Is(err, wrong) || called.Load() != 6 {
-			t.Errorf("got %v after %d calls, want the error of the sixth", err, called.Load())
-		}
-		ctx, cancel := context.WithCancelCause(t.Context())
-		time.AfterFunc(time.Second, func() { cancel(wrong) })
-		if _, err := (load{Rate: 0.001, Duration: time.Hour, Callers: 3}).run(ctx, func(context.Context, int, time.Time) error { return nil }); !errors.Is(err, wrong) {
-			t.Errorf("got %v, want the context's cause", err)
-		}
-	})
-}
-
-func TestDueTimesKeepTheRate(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		l := load{Rate: rapid.Float64Range(0.1, 1e6).Draw(t, "rate"), Duration: time.Duration(rapid.Int64Range(0, int64(time.Hour)).Draw(t, "duration"))}
-		n := l.calls()
-		if n > 0 && l.due(n-1) > l.Duration {
-			t.Errorf("got the last of %d calls after %v, beyond %v", n, l.due(n-1), l.Duration)
-		}
-		if next := l.due(n + 1); next < l.Duration {
-			t.Errorf("got %d calls, though another one is due after %v of %v", n, next, l.Duration)
-		}
-		i := rapid.IntRange(0, 1e9).Draw(t, "call")
-		if l.due(i) > l.due(i+1) || l.due(0) != 0 {
-			t.Errorf("got call %d after %v and the next after %v", i, l.due(i), l.due(i+1))
-		}
-	})
 }
 
 func TestFigureOfSeveralRoundsIsTheMedian(t *testing.T) {
@@ -283,36 +177,6 @@ func TestNumbersHaveTheDigitsThatTellSomething(t *testing.T) {
 		if got := number(v); got != want {
 			t.Errorf("number(%v): got %s, want %s", v, got, want)
 		}
-	}
-}
-
-func TestStatLineIsReadWhateverTheNameIs(t *testing.T) {
-	const line = "42 (a) b (c) S 7 42 42 0 -1 4194304 100 200 0 0 150 50 300 100 20 0 1 0 12345 1000 200"
-	got, err := parseStat(line)
-	want := stat{name: "a) b (c", parent: 7, cpu: 2, reaped: 4}
-	if err != nil || got != want {
-		t.Errorf("got %+v, %v; want %+v", got, err, want)
-	}
-	for _, wrong := range []string{"", "42", "42 (a", "42 )a(", "42 (a) S", strings.Replace(line, " 150 ", " x ", 1), strings.Replace(line, " 7 ", " x ", 1)} {
-		if got, err := parseStat(wrong); err == nil {
-			t.Errorf("parseStat(%q): got %+v, want an error", wrong, got)
-		}
-	}
-}
-
-func TestOwnProcessHasUsedSomething(t *testing.T) {
-	if _, err := os.Stat("/proc/self/stat"); err != nil {
-		t.Skip("no /proc")
-	}
-	s, err := readStat(os.Getpid())
-	if err != nil || s.parent != os.Getppid() {
-		t.Errorf("got %+v, %v; want the parent %d", s, err, os.Getppid())
-	}
-	if cpu, memory := processCPU(os.Getpid()), peakMemory(); !(cpu > 0) || memory < 1 {
-		t.Errorf("got %v s of processor time and %v MiB, want some", cpu, memory)
-	}
-	if got := processCPU(1 << 30); !math.IsNaN(got) {
-		t.Errorf("got %v for a process that is not there, want NaN", got)
 	}
 }
 

@@ -41,7 +41,7 @@ func recovery(ctx context.Context, h *harness) error {
 			if err := f.start(h, s); err != nil {
 				return err
 			}
-			if err := f.await(ctx, func() bool { return f.members[len(f.members)-1].latest.Ready }); err != nil {
+			if err := f.AllReady(ctx, stalled); err != nil {
 				return err
 			}
 		}
@@ -74,11 +74,11 @@ func (h *harness) killOne(ctx context.Context, f *fleet) (k killed, err error) {
 		return k, err
 	}
 	var victim *member
-	err = f.await(ctx, func() bool {
+	err = f.await(ctx, func(members members) bool {
 		started := 0
-		for _, m := range f.members {
-			started += len(m.starts)
-			if !m.killed && (victim == nil || len(m.starts) > len(victim.starts)) {
+		for _, m := range members {
+			started += len(m.Starts)
+			if !m.Killed && (victim == nil || len(m.Starts) > len(victim.Starts)) {
 				victim = m
 			}
 		}
@@ -88,15 +88,15 @@ func (h *harness) killOne(ctx context.Context, f *fleet) (k killed, err error) {
 		return k, err
 	}
 	at := time.Now()
-	if err := f.kill(ctx, victim); err != nil {
+	if err := f.Kill(ctx, victim); err != nil {
 		return k, err
 	}
-	k.running = len(victim.starts)
-	err = f.await(ctx, func() bool {
+	k.running = len(victim.Starts)
+	err = f.await(ctx, func(members members) bool {
 		var again []int64 // when they were run, in ns since 1970
-		for _, m := range f.members {
-			for _, s := range m.starts {
-				if m != victim && s.At >= at.UnixNano() && slices.ContainsFunc(victim.starts, func(v start) bool { return v.ID == s.ID }) {
+		for _, m := range members {
+			for _, s := range m.Starts {
+				if m != victim && s.At >= at.UnixNano() && slices.ContainsFunc(victim.Starts, func(v start) bool { return v.ID == s.ID }) {
 					again = append(again, s.At)
 				}
 			}

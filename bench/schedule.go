@@ -22,19 +22,19 @@ func schedule(ctx context.Context, h *harness) error {
 	}
 	l := h.pace()
 	// All are in the table when the first one is due.
-	lead := 2*time.Second + time.Duration(l.calls())*20*time.Microsecond
+	lead := 2*time.Second + time.Duration(l.Calls())*20*time.Microsecond
 	var all *fleet
 	err := h.with(ctx, 1, settings{Delay: fromSchedule}, func(f *fleet) error {
 		all = f
-		h.show.step("putting %d jobs", l.calls())
+		h.show.step("putting %d jobs", l.Calls())
 		_, err := h.pool.Exec(ctx, `
 			insert into `+h.jobs.Table()+` (q_name, data, schedule_at)
 			select $1, '0', now() + $2::interval + i * $3::interval
-			from generate_series(0, $4::int - 1) i`, queueName, lead, l.due(1), l.calls())
+			from generate_series(0, $4::int - 1) i`, queueName, lead, l.Due(1), l.Calls())
 		if err != nil {
 			return fmt.Errorf("put the scheduled jobs: %w", err)
 		}
-		return f.awaitDone(ctx, h, "running", l.calls())
+		return f.awaitDone(ctx, h, "running", l.Calls())
 	})
 	if err != nil {
 		return err

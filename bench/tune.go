@@ -15,8 +15,9 @@ import (
 	"time"
 
 	"github.com/pq-dispatch/pq-dispatch/dispatcher"
-	"github.com/pq-dispatch/pq-dispatch/internal/child"
+	"github.com/pq-dispatch/pq-dispatch/internal/load"
 	"github.com/pq-dispatch/pq-dispatch/internal/tune"
+	"github.com/pq-dispatch/pq-dispatch/internal/workers"
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
 
@@ -63,6 +64,8 @@ const (
 
 	probeRate  = 200 // puts a second, for the p99 beside a throughput, if the default runs twice as many
 	probeShare = 0.4 // of the time of a trial
+	// fewestProbes is how many there are however slow the default was: none have no percentiles.
+	fewestProbes = 10
 
 	// patienceShare is how much longer than it should a trial may take, as a share of its time, until it is ended:
 	// the setting does not keep up.
@@ -207,7 +210,7 @@ func (t *tuner) trial(ctx context.Context, s tune.Setting) (sample tune.Sample, 
 		after, err = t.usage(ctx)
 		t.wal[s] = append(t.wal[s], after.since(before).wal/time.Since(began).Seconds())
 	}
-	if err = errors.Join(err, f.stop()); err != nil {
+	if err = errors.Join(err, f.Stop()); err != nil {
 		return sample, err
 	}
 	delays, _, _ := f.delays()
@@ -220,25 +223,16 @@ func (t *tuner) trial(ctx context.Context, s tune.Setting) (sample tune.Sample, 
 
 // start starts the processes of a setting and returns when they run jobs.
 func (t *tuner) start(ctx context.Context, s tune.Setting) (*fleet, error) {
-	f := &fleet{
-		group: child.NewGroup[message](t.options.Exec, patience),
-		stops: make(chan struct{}), ended: make(chan struct{}), changed: make(chan struct{}, 1),
-	}
-	go f.listen()
+	f := &fleet{workers.New[message](t.options.Exec, patience)}
 	for range s.Processes {
 		t.started++
 		name := fmt.Sprintf("dispatcher %d", t.started)
-		f.mu.Lock() // until the member is there: it is heard at once
-		p, err := f.group.Start(name, tuneSettings{
+		err := f.Start(name, tuneSettings{
 			settings: settings{Name: name, DatabaseURL: t.url, Schema: t.schema, Concurrency: s.Concurrency, Work: t.o.Work},
 			Prefetch: s.Prefetch, Connections: s.Connections, Command: t.o.Command,
 		})
-		if err == nil {
-			f.members = append(f.members, &member{process: p})
-		}
-		f.mu.Unlock()
 		if err != nil {
-			return nil, errors.Join(err, f.stop())
+			return nil, errors.Join(err, f.Stop())
 		}
 	}
 	return f.allReady(ctx)
@@ -262,18 +256,16 @@ func until(ctx context.Context, end time.Time, do func(context.Context) error) (
 // for each job whose pick-up counts how long it has waited at least, if it was never picked up.
 func (t *tuner) offer(ctx context.Context, f *fleet, rate float64, length time.Duration) (sample tune.Sample, missing []time.Duration, err error) {
 	group := max(1, int(math.Ceil(rate/singlePuts)))
-	l := load{Rate: rate / float64(group), Duration: length, Callers: putters}
-	counted := l.calls() - l.warmup()
+	l := load.Load{Rate: rate / float64(group), Duration: length, Callers: putters}
+	counted := l.Calls() - warmup(l)
 	var put atomic.Int64
 	start := time.Now()
 	end := start.Add(length + time.Duration(patienceShare*float64(length)) + slack + t.work)
-	f.mu.Lock()
-	done := f.done()
-	f.mu.Unlock()
+	done := f.Done()
 	over, err := until(ctx, end, func(ctx context.Context) error {
-		_, err := l.run(ctx, func(ctx context.Context, n int, due time.Time) error {
+		_, err := l.Run(ctx, func(ctx context.Context, n int, due time.Time) error {
 			stamp := due.UnixNano()
-			if n < l.warmup() {
+			if n < warmup(l) {
 				stamp = 0
 			}
 			if err := t.put(ctx, group, stamp); err != nil {
@@ -285,25 +277,26 @@ func (t *tuner) offer(ctx context.Context, f *fleet, rate float64, length time.D
 		if err != nil {
 			return err
 		}
-		return f.await(ctx, func() bool { return f.done()-done >= l.calls()*group })
+		return f.await(ctx, func(all members) bool { return all.Done()-done >= l.Calls()*group })
 	})
 	if err != nil {
 		return sample, nil, err
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	last := time.Now()
-	if _, latest := f.span(); !over && latest.After(start) {
-		last = latest
-	}
-	sample.Throughput = float64(f.done()-done) / max(last.Sub(start)-t.work, time.Millisecond).Seconds()
+	last, now := time.Now(), 0
+	f.Look(func(all members) {
+		now = all.Done()
+		if _, latest, _ := all.Span(); !over && latest.After(start) {
+			last = latest
+		}
+	})
+	sample.Throughput = float64(now-done) / max(last.Sub(start)-t.work, time.Millisecond).Seconds()
 	if !over {
 		sample.Throughput = min(sample.Throughput, rate) // the last puts come a little before the end
 	}
 	sample.KeptUp = !over
 	// The first of those that count has waited longest; who is missing came among the last.
 	for i := range counted {
-		waited := time.Since(start.Add(l.due(l.warmup() + i)))
+		waited := time.Since(start.Add(l.Due(warmup(l) + i)))
 		missing = append(missing, slices.Repeat([]time.Duration{waited}, group)...)
 	}
 	return sample, missing, nil
@@ -325,7 +318,8 @@ func (t *tuner) put(ctx context.Context, group int, stamp int64) (err error) {
 func (t *tuner) feed(ctx context.Context, f *fleet, s tune.Setting) (sample tune.Sample, missing []time.Duration, err error) {
 	if t.probe > 0 {
 		probe := max(time.Duration(probeShare*float64(t.length)), t.work)
-		if sample, missing, err = t.offer(ctx, f, t.probe, probe); err != nil {
+		rate := max(t.probe, fewestProbes/probe.Seconds())
+		if sample, missing, err = t.offer(ctx, f, rate, probe); err != nil {
 			return sample, nil, err
 		}
 	}
@@ -368,9 +362,7 @@ func (t *tuner) sustained(ctx context.Context, f *fleet, s tune.Setting) (rate f
 // fillUp puts jobs, many at a time, whenever few wait, until filling ends: then a statement that is under way is not cut off
 // by it, as that would cost the connection.
 func (t *tuner) fillUp(ctx, filling context.Context, f *fleet, s tune.Setting) error {
-	f.mu.Lock()
-	before := f.done()
-	f.mu.Unlock()
+	before := f.Done()
 	begin := time.Now()
 	put := 0
 	// More than that never has to wait; with less, slots may stay empty.
@@ -381,8 +373,8 @@ func (t *tuner) fillUp(ctx, filling context.Context, f *fleet, s tune.Setting) e
 	}
 	for {
 		n := 0
-		err := f.await(filling, func() bool {
-			done := f.done() - before
+		err := f.await(filling, func(all members) bool {
+			done := all.Done() - before
 			n = enough(done)
 			return put-done <= n
 		})
@@ -408,14 +400,15 @@ type count struct {
 
 // count is that of all processes. If none is done yet it is of begin. (What they tell comes a little later, so the time is
 // theirs.)
-func (f *fleet) count(begin time.Time) count {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	_, last := f.span()
-	if last.Before(begin) {
-		last = begin
+func (f *fleet) count(begin time.Time) (c count) {
+	f.Look(func(all members) {
+		_, c.at, _ = all.Span()
+		c.done = all.Done()
+	})
+	if c.at.Before(begin) {
+		c.at = begin
 	}
-	return count{f.done(), last}
+	return c
 }
 
 // since is jobs a second.

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/pq-dispatch/pq-dispatch/internal/scratch"
 )
 
 // ErrInUse is matched by the error of [Tune] about a database in which a queue is in use.
@@ -27,11 +27,7 @@ type queueTable struct{ table, support string }
 // refuseInUse returns an error that matches ErrInUse if any queue table of the database has jobs that are not set
 // aside, or someone works on it.
 func refuseInUse(ctx context.Context, url string) error {
-	config, err := pgxpool.ParseConfig(url) // the address may have parameters of the pool
-	if err != nil {
-		return err
-	}
-	conn, err := pgx.ConnectConfig(ctx, config.ConnConfig)
+	conn, err := scratch.Connect(ctx, url)
 	if err != nil {
 		return fmt.Errorf("connect to the database: %w", err)
 	}

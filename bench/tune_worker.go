@@ -33,7 +33,7 @@ type tuneSettings struct {
 
 // TuneProcess is a dispatcher process of [Tune]. It reads its settings from stdin and stops as [Process] does.
 func TuneProcess(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error {
-	w := &tuneWorker{worker: worker{news: make(chan struct{}, 1), delays: newHistogram()}}
+	w := &tuneWorker{worker: newWorker()}
 	ctx, cancel, err := child.Settings(ctx, stdin, &w.told, nil)
 	if err == nil {
 		defer cancel()
@@ -48,7 +48,7 @@ func TuneProcess(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer)
 
 // tuneWorker is the process.
 type tuneWorker struct {
-	worker
+	*worker
 	told tuneSettings
 	exec *handler.Exec // nil: jobs take a time
 	fail context.CancelCauseFunc
@@ -85,8 +85,7 @@ func (w *tuneWorker) run(ctx context.Context, out *json.Encoder, stderr io.Write
 	d.Handle(queueName, dispatcher.HandlerFunc(w.handle))
 	own := "first job of " + w.Name
 	d.Handle(own, dispatcher.HandlerFunc(func(context.Context, *dispatcher.Job) error {
-		w.ready.Store(true)
-		w.tell()
+		w.Works()
 		return nil
 	}))
 	if _, err := jobs.Queue(own).Put(ctx, nil); err != nil {
@@ -117,9 +116,7 @@ func newTuneExec(command []string) (*handler.Exec, error) {
 
 func (w *tuneWorker) handle(ctx context.Context, job *dispatcher.Job) error {
 	now := time.Now()
-	if w.first.Load() == 0 {
-		w.first.CompareAndSwap(0, now.UnixNano())
-	}
+	w.Entered(job.ID, now)
 	stamp, err := stampOf(job.Data)
 	if err == nil {
 		if stamp != 0 {
@@ -131,9 +128,7 @@ func (w *tuneWorker) handle(ctx context.Context, job *dispatcher.Job) error {
 	}
 	switch {
 	case err == nil:
-		w.last.Store(time.Now().UnixNano())
-		w.done.Add(1)
-		w.tell()
+		w.Returned(job.ID)
 	case ctx.Err() == nil: // it would be tried again, and nothing that is measured would mean anything
 		w.fail(fmt.Errorf("a job has failed: %w", err))
 	}

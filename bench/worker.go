@@ -12,13 +12,14 @@ import (
 	"runtime/pprof"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pq-dispatch/pq-dispatch/dispatcher"
 	"github.com/pq-dispatch/pq-dispatch/internal/child"
+	"github.com/pq-dispatch/pq-dispatch/internal/proc"
+	"github.com/pq-dispatch/pq-dispatch/internal/workers"
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
 
@@ -47,13 +48,9 @@ const (
 	fromSchedule delaySince = "schedule" // the job's schedule_at
 )
 
-// message is what a process tells on its standard output. Numbers are totals.
+// message is what a process tells on its standard output.
 type message struct {
-	Ready  bool    `json:",omitempty"` // once: it runs jobs
-	Done   int     `json:",omitempty"` // handlers that have returned
-	First  int64   `json:",omitempty"` // when the first one was entered, in ns since 1970
-	Last   int64   `json:",omitempty"` // when the latest one returned
-	Starts []start `json:",omitempty"` // since the last message
+	workers.Progress
 
 	// In the last message:
 	Delays *histogram `json:",omitempty"`
@@ -61,27 +58,17 @@ type message struct {
 	Memory float64    `json:",omitempty"` // the most that it has had, in MiB
 }
 
-// start is a handler that was entered.
-type start struct {
-	ID int64
-	At int64 // ns since 1970
-}
-
 const (
 	grace = 100 * time.Millisecond // for handlers, when the process is told to stop
 	// patience is for a process that was told to stop: more than that and what the dispatcher itself
 	// takes to give up on handlers.
 	patience = grace + 10*time.Second
-
-	// reporting is the time between two messages at least. Without news there is none, so that an
-	// idle process is idle.
-	reporting = 10 * time.Millisecond
 )
 
 // Process is a dispatcher process of a benchmark. It reads its settings from stdin and stops, as when
 // ctx ends, at stdin's end: which it comes to when its parent lets go of it, or is killed.
 func Process(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error {
-	w := &worker{news: make(chan struct{}, 1), released: make(chan struct{}), delays: newHistogram()}
+	w := newWorker()
 	ctx, cancel, err := child.Settings(ctx, stdin, &w.settings, func(json.RawMessage) { w.release() })
 	if err == nil {
 		defer cancel()
@@ -97,20 +84,20 @@ func Process(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) err
 // to what is atomic.
 type worker struct {
 	settings
-
-	ready       atomic.Bool
-	done        atomic.Int64
-	first, last atomic.Int64
-	news        chan struct{} // holds one if there is anything to tell
+	*workers.Teller
 
 	mu       sync.Mutex
-	starts   []start
 	delays   *histogram
 	early    int
 	released chan struct{} // closed when the parent ends the present holds
 }
 
+func newWorker() *worker {
+	return &worker{Teller: workers.NewTeller(), delays: newHistogram(), released: make(chan struct{})}
+}
+
 func (w *worker) run(ctx context.Context, out *json.Encoder, stderr io.Writer) error {
+	w.TellStarts = w.Starts
 	config, err := pgxpool.ParseConfig(w.DatabaseURL)
 	if err != nil {
 		return err
@@ -134,8 +121,7 @@ func (w *worker) run(ctx context.Context, out *json.Encoder, stderr io.Writer) e
 	// The first job that it runs is its own, and shows that it runs.
 	own := "first job of " + w.Name
 	d.Handle(own, dispatcher.HandlerFunc(func(context.Context, *dispatcher.Job) error {
-		w.ready.Store(true)
-		w.tell()
+		w.Works()
 		return nil
 	}))
 	if _, err := jobs.Queue(own).Put(ctx, nil); err != nil {
@@ -163,10 +149,8 @@ func (w *worker) run(ctx context.Context, out *json.Encoder, stderr io.Writer) e
 
 func (w *worker) handle(ctx context.Context, job *dispatcher.Job) error {
 	now := time.Now()
-	if w.first.Load() == 0 {
-		w.first.CompareAndSwap(0, now.UnixNano())
-	}
-	if w.Starts || w.Delay != "" {
+	w.Entered(job.ID, now)
+	if w.Delay != "" {
 		if err := w.note(job, now); err != nil {
 			return err
 		}
@@ -185,14 +169,12 @@ func (w *worker) handle(ctx context.Context, job *dispatcher.Job) error {
 		}
 	}
 	if err == nil {
-		w.last.Store(time.Now().UnixNano())
-		w.done.Add(1)
-		w.tell()
+		w.Returned(job.ID)
 	}
 	return err
 }
 
-// note keeps what is to be told about a start.
+// note counts the delay of a start.
 func (w *worker) note(job *dispatcher.Job, now time.Time) error {
 	var since time.Time
 	switch w.Delay {
@@ -207,21 +189,16 @@ func (w *worker) note(job *dispatcher.Job, now time.Time) error {
 			since = time.Unix(0, stamp)
 		}
 	}
+	if since.IsZero() {
+		return nil
+	}
+	delay := now.Sub(since)
 	w.mu.Lock()
-	if !since.IsZero() {
-		delay := now.Sub(since)
-		if delay < 0 {
-			w.early++
-		}
-		w.delays.record(delay)
+	defer w.mu.Unlock()
+	if delay < 0 {
+		w.early++
 	}
-	if w.Starts {
-		w.starts = append(w.starts, start{job.ID, now.UnixNano()})
-	}
-	w.mu.Unlock()
-	if w.Starts {
-		w.tell()
-	}
+	w.delays.record(delay)
 	return nil
 }
 
@@ -246,40 +223,13 @@ func (w *worker) release() {
 	w.released = make(chan struct{})
 }
 
-func (w *worker) tell() {
-	select {
-	case w.news <- struct{}{}:
-	default:
-	}
-}
-
-// report tells the news until ctx ends, and then all. A parent that does not listen any more is no
-// reason to stop: the end of stdin tells that.
+// report tells the news until ctx ends. A parent that does not listen any more is no reason to stop: the end of stdin tells that.
 func (w *worker) report(ctx context.Context, out *json.Encoder) {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		select {
-		case <-w.news:
-			_ = out.Encode(w.message())
-		case <-ctx.Done():
-			last := w.message()
-			last.Delays, last.Early, last.Memory = w.delays, w.early, peakMemory()
-			_ = out.Encode(last)
-			return
+	w.Report(ctx, func(p workers.Progress, last bool) {
+		m := message{Progress: p}
+		if last {
+			m.Delays, m.Early, m.Memory = w.delays, w.early, proc.PeakMemory()
 		}
-		timer.Reset(reporting)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-		}
-	}
-}
-
-func (w *worker) message() message {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	m := message{Ready: w.ready.Load(), Done: int(w.done.Load()), First: w.first.Load(), Last: w.last.Load(), Starts: w.starts}
-	w.starts = nil
-	return m
+		_ = out.Encode(m)
+	})
 }

@@ -154,7 +154,7 @@ func (b baseline) work(ctx context.Context, w *worker) error {
 			}
 		})
 	}
-	w.works()
+	w.Works()
 	all.Wait()
 	select {
 	case <-w.stopping:

@@ -72,7 +72,8 @@ func runCommand(ctx context.Context, args []string, stdout, stderr io.Writer) er
 	flags.IntVar(&o.rounds, "rounds", 3, "how often all is measured")
 	flags.DurationVar(&o.within, "within", 0, "begin nothing more after this `time` (default 14m, with --quick 80s)")
 	only := flags.String("contenders", "", "only these, by their ids, comma-separated")
-	workloads := flags.String("workloads", "", "only these, comma-separated: "+strings.Join(allWorkloads, ", "))
+	workloads := flags.String("workloads", "", "only these, comma-separated: "+strings.Join(allWorkloads, ", ")+
+		"; and these, which are run only if they are named: "+strings.Join(faultWorkloads, ", "))
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -105,7 +106,10 @@ func runCommand(ctx context.Context, args []string, stdout, stderr io.Writer) er
 			o.contenders = append(o.contenders, c)
 		}
 	}
-	if o.workloads, err = choose("workload", *workloads, allWorkloads); err != nil {
+	if *workloads == "" {
+		*workloads = strings.Join(allWorkloads, ",")
+	}
+	if o.workloads, err = choose("workload", *workloads, slices.Concat(allWorkloads, faultWorkloads)); err != nil {
 		return err
 	}
 	o.absent = neverPresent(*only == "")

@@ -12,6 +12,9 @@ var allWorkloads = []string{
 	result.Drain, result.Load, result.Latency, result.Schedule, result.Enqueue, result.Xmin, result.Recovery, result.Idle,
 }
 
+// faultWorkloads are run only if they are named: they take a minute each.
+var faultWorkloads = []string{result.Restart, result.Outage, result.HalfOpen}
+
 // scale is how much there is of each workload.
 type scale struct {
 	processes []int     // of drain
@@ -29,6 +32,9 @@ type scale struct {
 	recovery time.Duration // that is waited for jobs to be run again
 	rest     time.Duration // before idle is measured: what is done at the start is over
 	idle     time.Duration
+	before   time.Duration // a fault
+	outage   time.Duration // that the server is away
+	after    time.Duration // that jobs are put after a fault
 }
 
 // How long all may take: no step is begun after that.
@@ -43,12 +49,14 @@ var (
 		drain: time.Second, load: 1200 * time.Millisecond, latency: 1500 * time.Millisecond, lead: 1500 * time.Millisecond,
 		schedule: time.Second, late: 6 * time.Second, enqueue: 1200 * time.Millisecond,
 		longest: 10 * time.Second, moment: 2 * time.Second, recovery: 30 * time.Second, rest: 5 * time.Second, idle: 30 * time.Second,
+		before: 3 * time.Second, outage: 15 * time.Second, after: 20 * time.Second,
 	}
 	quickScale = scale{
 		processes: []int{1, 2}, rates: []float64{500},
 		drain: 300 * time.Millisecond, load: 500 * time.Millisecond, latency: 500 * time.Millisecond, lead: 700 * time.Millisecond,
 		schedule: 500 * time.Millisecond, late: 2 * time.Second, enqueue: 300 * time.Millisecond,
 		longest: 2 * time.Second, moment: 300 * time.Millisecond, recovery: 5 * time.Second, rest: time.Second, idle: 4 * time.Second,
+		before: 2 * time.Second, outage: time.Second, after: 3 * time.Second,
 	}
 )
 
@@ -105,7 +113,7 @@ func variants(workload string, s scale) (all []task) {
 		}
 	case result.Latency:
 		all = []task{{processes: 1, offered: latencyRate}}
-	case result.Recovery:
+	case result.Recovery, result.Restart, result.Outage, result.HalfOpen:
 		all = []task{{processes: 2}}
 	default:
 		all = []task{{processes: 1}}

@@ -75,7 +75,7 @@ func pqDispatch() *contender {
 			defer look.Stop()
 			for {
 				if state, err := d.State(ctx); err == nil && state.Listening && state.Holding {
-					w.works()
+					w.Works()
 					return <-ended
 				}
 				select {

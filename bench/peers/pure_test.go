@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -106,7 +105,7 @@ func TestFallenBehindIsTooFewJobsOrTooLateOnes(t *testing.T) {
 }
 
 func TestRateOfAQueueThatKeepsUpIsTheOfferedOneHoweverItPolls(t *testing.T) {
-	l := load{rate: 1000, duration: 2 * time.Second}
+	l := at(1000, 2*time.Second)
 	for _, c := range []struct {
 		name     string
 		run      int
@@ -121,7 +120,7 @@ func TestRateOfAQueueThatKeepsUpIsTheOfferedOneHoweverItPolls(t *testing.T) {
 		{"calls too late: nothing is made up for", 2000, 4 * time.Second, 900, 500},
 		{"nothing run", 0, 2 * time.Second, 0, 0},
 	} {
-		got := l.achieved(c.run, c.elapsed, c.medianMS)
+		got := achieved(l, c.run, c.elapsed, c.medianMS)
 		if math.Abs(got-c.want) > 0.01*c.want {
 			t.Errorf("%s: got %v, want %v", c.name, got, c.want)
 		}
@@ -168,79 +167,13 @@ type discard struct{}
 
 func (discard) Write(p []byte) (int, error) { return len(p), nil }
 
-func TestLateCallIsToldWhenItShouldHaveStarted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := load{rate: 1000, duration: 100 * time.Millisecond}
-		start := time.Now()
-		var mu sync.Mutex
-		due := map[int]time.Duration{}
-		made, err := l.run(t.Context(), func(ctx context.Context, n int, at time.Time) error {
-			mu.Lock()
-			due[n] = at.Sub(start)
-			mu.Unlock()
-			block, cancel := context.WithTimeout(ctx, 50*time.Millisecond) // 16 callers at 1000/s: most calls are late
-			defer cancel()
-			<-block.Done()
-			return nil
-		})
-		if err != nil || made != 100 {
-			t.Fatalf("got %d calls, %v, want 100", made, err)
-		}
-		for n := range 100 {
-			if want := time.Duration(n) * time.Millisecond; due[n] != want {
-				t.Errorf("call %d: got due at %v, want %v", n, due[n], want)
-			}
-		}
-	})
-}
-
-func TestLoadEndsAtTheFirstErrorAndWithItsContext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		broken := errors.New("broken")
-		_, err := load{rate: 10, duration: time.Hour}.run(t.Context(), func(_ context.Context, n int, _ time.Time) error {
-			if n == 3 {
-				return broken
-			}
-			return nil
-		})
-		if !errors.Is(err, broken) {
-			t.Errorf("got %v, want %v", err, broken)
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		made, err := load{rate: 10, duration: time.Hour}.run(ctx, func(context.Context, int, time.Time) error { return nil })
-		if !errors.Is(err, context.DeadlineExceeded) || made < 10 || made > 11 {
-			t.Errorf("got %d calls, %v, want those of one second", made, err)
-		}
-	})
-}
-
 func TestRerunsAreTheFirstRunsOfHeldJobsAfterTheKill(t *testing.T) {
 	kill := time.Unix(1000, 0)
 	at := func(ms int64) int64 { return kill.UnixNano() + ms*int64(time.Millisecond) }
-	held := []start{{1, at(-50)}, {2, at(-50)}, {3, at(-50)}}
-	starts := []start{{2, at(30)}, {1, at(-10)}, {1, at(20)}, {2, at(40)}, {9, at(1)}}
+	held := []run{{ID: 1, At: at(-50)}, {ID: 2, At: at(-50)}, {ID: 3, At: at(-50)}}
+	starts := []run{{ID: 2, At: at(30)}, {ID: 1, At: at(-10)}, {ID: 1, At: at(20)}, {ID: 2, At: at(40)}, {ID: 9, At: at(1)}}
 	if got := reruns(held, starts, kill); !slices.Equal(got, []float64{20, 30}) {
 		t.Errorf("got %v, want 20 and 30 ms", got)
-	}
-}
-
-func TestLineOfProcStatIsReadWhateverTheNameHolds(t *testing.T) {
-	for _, c := range []struct {
-		line string
-		want stat
-		ok   bool
-	}{
-		{"42 (postgres) S 7 42 42 0 -1 0 0 0 0 0 100 50 30 20 20 0 1", stat{7, 1.5, 0.5}, true},
-		{"42 (a) b) (c) R 8 42 42 0 -1 0 0 0 0 0 1 1 1 1 20 0 1", stat{8, 0.02, 0.02}, true},
-		{"42 (postgres) S 7", stat{}, false},
-		{"42 (postgres) S x 42 42 0 -1 0 0 0 0 0 100 50 30 20 20 0 1", stat{}, false},
-		{"", stat{}, false},
-	} {
-		got, ok := parseStat(c.line)
-		if ok != c.ok || ok && got != c.want {
-			t.Errorf("%q: got %v, %v, want %v, %v", c.line, got, ok, c.want, c.ok)
-		}
 	}
 }
 
@@ -263,4 +196,58 @@ func TestBoundThatIsReachedIsNoErrorAndTheEndOfTheRunIs(t *testing.T) {
 			t.Errorf("got %v, %v, want the cause of the outer end", reached, err)
 		}
 	})
+}
+
+func TestFaultIsJudgedByWhatBecameOfTheJobs(t *testing.T) {
+	struck := time.Unix(1000, 0)
+	at := func(ms int64) int64 { return struck.UnixNano() + ms*int64(time.Millisecond) }
+	runs := func(pairs ...int64) (all []run) {
+		for pair := range slices.Chunk(pairs, 2) {
+			all = append(all, run{ID: pair[0], At: at(pair[1])})
+		}
+		return all
+	}
+	// 1 is done before; 2 is in hand and done twice, 3 in hand and run again once, 4 in hand and still in the table, 5 was put
+	// and is nowhere, 6 was fetched before and started afterwards, 7 and 8 were put afterwards.
+	victim := &member{Starts: runs(1, -500, 2, -100, 3, -100, 4, -100, 6, 10, 8, 300), Ends: runs(1, -300, 2, 50, 6, 210, 8, 500)}
+	other := &member{Starts: runs(2, 20, 3, 40, 7, 30), Ends: runs(2, 220, 3, 240, 7, 230)}
+	h := history{
+		accepted: runs(1, -510, 2, -110, 3, -110, 4, -110, 5, -110, 6, -5, 7, 5, 8, 250),
+		victims:  members{victim}, struck: struck, from: struck, unfinished: 1,
+	}
+	o := outcome{figures: map[string]float64{}}
+	h.judge(&o, members{victim, other}, time.Minute)
+	want := map[string]float64{
+		"lost_jobs": 1, "stuck_jobs": 1, "rerun_jobs": 2, "repeated_jobs": 1, "held_jobs": 3, "rerun_p50_ms": 20, "rerun_max_ms": 40,
+		"rerun_more_than_ms": 60_000, "first_start_ms": 10, "victim_start_ms": 300, "back_ms": 0,
+	}
+	if diff := cmp.Diff(want, o.figures); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestRateIsBackInTheFirstSecondThatHasNineTenthsOfIt(t *testing.T) {
+	struck := time.Unix(1000, 0)
+	every := func(step, from, to int64) (at []int64) { // ms
+		for ms := from; ms < to; ms += step {
+			at = append(at, struck.UnixNano()+ms*int64(time.Millisecond))
+		}
+		return at
+	}
+	for _, c := range []struct {
+		name string
+		ends []int64
+		want float64
+	}{
+		{"never gone", every(10, -1000, 5000), 0},
+		{"stands for two seconds", slices.Concat(every(10, -1000, 0), every(10, 2000, 5000)), 1900},
+		{"half the rate for two seconds", slices.Concat(every(10, -1000, 0), every(20, 0, 2000), every(10, 2000, 5000)), 1800},
+	} {
+		if got := back(c.ends, struck, struck); math.Abs(got-c.want) > 1 {
+			t.Errorf("%s: got %v ms, want %v ms", c.name, got, c.want)
+		}
+	}
+	if got := back(every(10, -1000, 0), struck, struck); !math.IsNaN(got) {
+		t.Errorf("a rate that never comes back: got %v, want none", got)
+	}
 }

@@ -110,7 +110,7 @@ func riverContender(maxWorkers int, config river.Config) *contender {
 			if err := client.Start(context.WithoutCancel(ctx)); err != nil {
 				return err
 			}
-			w.works()
+			w.Works()
 			<-ctx.Done()
 			stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbye)
 			defer cancel()

@@ -87,6 +87,12 @@ func compare(ctx context.Context, o options) (_ *result.Results, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, r.server.close()) }()
+	if !o.quick {
+		r.show.step("making WAL segments")
+		if err := r.server.age(ctx, walSegments); err != nil {
+			return nil, err
+		}
+	}
 	version, settings, err := r.server.shown(ctx)
 	if err != nil {
 		return nil, err
@@ -172,6 +178,11 @@ func (r *runner) step(ctx context.Context, step []task, of string) error {
 				o, err := r.idle(ctx, c)
 				r.record(ctx, t, o, err)
 			})
+		case result.HalfOpen:
+			all.Go(func() {
+				o, err := r.fault(ctx, c, t.workload)
+				r.record(ctx, t, o, err)
+			})
 		case result.Recovery:
 			all.Go(func() {
 				o, err := r.recovery(ctx, c, &alone)
@@ -200,6 +211,11 @@ func (r *runner) spared(t task) bool {
 		return r.behind[t.round][t.contender]
 	case t.workload == result.Recovery:
 		return r.beyond[t.contender]
+	case slices.Contains(faultWorkloads, t.workload):
+		// Baselines end with their connections, and of the programs on Node some end what they do but not themselves: a service
+		// manager would start them again.
+		c := r.present[t.contender]
+		return c.Baseline || c.work == nil
 	}
 	return false
 }
@@ -245,4 +261,34 @@ func (r *runner) record(ctx context.Context, t task, o outcome, err error) {
 		fmt.Fprintf(r.log, " %s %.4g", name, m.Figures[name])
 	}
 	fmt.Fprintln(r.log, "", m.Note)
+}
+
+// measure is one task, in which it notes the rate that was offered. The workloads of waiting are not among them.
+func (r *runner) measure(ctx context.Context, c *contender, t *task) (o outcome, err error) {
+	switch t.workload {
+	case result.Drain:
+		d, err := r.drainToScale(ctx, c, t.processes)
+		if t.processes == 1 && err == nil {
+			if r.plain[t.round] == nil {
+				r.plain[t.round] = map[string]drained{}
+			}
+			r.plain[t.round][c.ID] = d
+		}
+		return d.outcome, err
+	case result.Load:
+		return r.load(ctx, c, at(t.offered, r.scale.load))
+	case result.Latency:
+		l := r.bearable(c, latencyRate, r.scale.latency)
+		t.offered = l.Rate
+		return r.load(ctx, c, l)
+	case result.Schedule:
+		return r.schedule(ctx, c, r.bearable(c, scheduleRate, r.scale.schedule))
+	case result.Enqueue:
+		return r.enqueue(ctx, c)
+	case result.Xmin:
+		return r.xmin(ctx, c, t.round)
+	case result.Restart, result.Outage:
+		return r.fault(ctx, c, t.workload)
+	}
+	panic("no workload " + t.workload)
 }

@@ -65,10 +65,10 @@ func TestEveryContenderRunsEachJobOnce(t *testing.T) {
 				if err := w.finished(ctx); err != nil {
 					return err
 				}
-				if got, want := ids(w.workers.starts()), upTo(want); !slices.Equal(got, want) {
+				if got, want := ids(startsOf(w.workers)), upTo(want); !slices.Equal(got, want) {
 					t.Errorf("got runs of %v, want each of %d jobs once", got, len(want))
 				}
-				if _, _, ok := w.workers.span(); !ok {
+				if _, _, ok := w.workers.Span(); !ok {
 					t.Error("got no times of the first and the last job")
 				}
 				used, err := w.db.usage(ctx)
@@ -84,7 +84,12 @@ func TestEveryContenderRunsEachJobOnce(t *testing.T) {
 	}
 }
 
-func ids(starts []start) (all []int64) {
+func startsOf(f *fleet) (starts []run) {
+	f.Look(func(all members) { starts = all.Starts() })
+	return starts
+}
+
+func ids(starts []run) (all []int64) {
 	for _, s := range starts {
 		all = append(all, s.ID)
 	}
@@ -105,6 +110,7 @@ var tiny = scale{
 	drain: 100 * time.Millisecond, load: 300 * time.Millisecond, latency: 300 * time.Millisecond, lead: time.Second,
 	schedule: 200 * time.Millisecond, late: 5 * time.Second, enqueue: 100 * time.Millisecond,
 	longest: time.Second, moment: time.Second, recovery: 5 * time.Second, rest: 100 * time.Millisecond, idle: 500 * time.Millisecond,
+	before: 1500 * time.Millisecond, outage: 200 * time.Millisecond, after: 2 * time.Second,
 }
 
 func TestComparisonMeasuresEveryWorkloadOfEveryContender(t *testing.T) {
@@ -161,6 +167,67 @@ func TestComparisonMeasuresEveryWorkloadOfEveryContender(t *testing.T) {
 	}
 }
 
+func TestJobsOutliveFaultsAndWhatBecameOfThemIsTold(t *testing.T) {
+	patient := tiny
+	patient.recovery = 30 * time.Second
+	results, err := compare(t.Context(), options{
+		quick: true, rounds: 1, contenders: []*contender{pqDispatch(), baselines()[0]}, workloads: []string{result.Outage, result.HalfOpen}, stderr: t.Output(), scale: &patient,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(results.Measured) != 2 {
+		t.Fatalf("got %+v, want one of each fault, and none of the baseline, which would end", results.Measured)
+	}
+	for _, m := range results.Measured {
+		for _, name := range []string{"held_jobs", "rerun_jobs", "repeated_jobs", "first_start_ms"} {
+			if _, ok := m.Figures[name]; !ok {
+				t.Errorf("%s: got %v, %q; want %s", m.Workload, m.Figures, m.Note, name)
+			}
+		}
+		for _, name := range []string{"lost_jobs", "stuck_jobs"} {
+			if got, ok := m.Figures[name]; !ok || got != 0 {
+				t.Errorf("%s: got %v, %q; want %s 0", m.Workload, m.Figures, m.Note, name)
+			}
+		}
+	}
+}
+
+func TestWithoutStatementsQueriesAreNotCountedAndAllElseIsMeasured(t *testing.T) {
+	server, err := openServer(t.Context(), t.Output(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := server.close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if _, settings, err := server.shown(t.Context()); err != nil || !strings.HasPrefix(settings["queries counted by"], "nothing") {
+		t.Errorf("got %q, %v; want it to say that they are not", settings["queries counted by"], err)
+	}
+	if err := server.age(t.Context(), 4); err != nil {
+		t.Fatal(err)
+	}
+	var ahead int // segments to be used again, after the present one
+	err = server.admin.QueryRow(t.Context(), `select count(*) from pg_ls_waldir() where name > pg_walfile_name(pg_current_wal_lsn())`).Scan(&ahead)
+	if err != nil || ahead < 3 {
+		t.Errorf("got %d WAL segments ahead, %v; want those that were made", ahead, err)
+	}
+	r := &runner{scale: tiny, server: server, templates: map[string]string{}, rates: map[rateOf]float64{}}
+	c := pqDispatch()
+	if err := r.prepare(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	d, err := r.drain(t.Context(), c, 1, 200, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if queries, some := d.figures["queries_per_job"]; some || d.figures["jobs_per_second"] <= 0 || d.figures["wal_bytes_per_job"] <= 0 {
+		t.Errorf("got %v, with %v queries a job; want all but those", d.figures, queries)
+	}
+}
+
 func TestContenderThatFailsIsInTheResultsAndTheOthersGoOn(t *testing.T) {
 	good := baselines()[0]
 	crashing := baselines()[0]
@@ -170,7 +237,7 @@ func TestContenderThatFailsIsInTheResultsAndTheOthersGoOn(t *testing.T) {
 	unprepared.prepare = func(context.Context, string) error { return errors.New("no migrations") }
 	absent := nodes(t.TempDir())[0]
 
-	results, err := compare(t.Context(), options{rounds: 2, contenders: []*contender{crashing, unprepared, absent, good}, workloads: []string{result.Latency}, stderr: t.Output(), scale: &tiny})
+	results, err := compare(t.Context(), options{quick: true, rounds: 2, contenders: []*contender{crashing, unprepared, absent, good}, workloads: []string{result.Latency}, stderr: t.Output(), scale: &tiny})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +264,7 @@ func TestContenderThatFailsIsInTheResultsAndTheOthersGoOn(t *testing.T) {
 }
 
 func TestNothingIsBegunWhenTheTimeIsOverAndTheResultsSayWhatIsMissing(t *testing.T) {
-	results, err := compare(t.Context(), options{rounds: 2, within: 1, contenders: baselines()[:1], workloads: []string{result.Drain}, stderr: t.Output(), scale: &tiny})
+	results, err := compare(t.Context(), options{quick: true, rounds: 2, within: 1, contenders: baselines()[:1], workloads: []string{result.Drain}, stderr: t.Output(), scale: &tiny})
 	if err != nil {
 		t.Fatal(err)
 	}

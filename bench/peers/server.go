@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
@@ -15,14 +14,19 @@ import (
 
 	"github.com/pq-dispatch/pq-dispatch/internal/devpg"
 	"github.com/pq-dispatch/pq-dispatch/internal/devpg/download"
+	"github.com/pq-dispatch/pq-dispatch/internal/proc"
+	"github.com/pq-dispatch/pq-dispatch/internal/scratch"
 )
 
 // serverSettings make the throw-away server what an installed one is by default.
-var serverSettings = map[string]string{"fsync": "on", "synchronous_commit": "on", "shared_buffers": "128MB"}
+var serverSettings = map[string]string{"fsync": "on", "synchronous_commit": "on", "shared_buffers": "128MB", "min_wal_size": "512MB"}
+
+// walSegments is how many there are before anything is measured: half of min_wal_size, as a segment has 16 MB.
+const walSegments = 16
 
 // shownSettings are those that a result depends on.
 var shownSettings = []string{
-	"fsync", "synchronous_commit", "shared_buffers", "wal_level", "full_page_writes", "max_wal_size", "checkpoint_timeout",
+	"fsync", "synchronous_commit", "shared_buffers", "wal_level", "full_page_writes", "min_wal_size", "max_wal_size", "checkpoint_timeout",
 	"max_connections", "max_locks_per_transaction", "autovacuum", "jit", "commit_delay", "wal_sync_method", "shared_preload_libraries",
 }
 
@@ -47,7 +51,7 @@ func startServer(ctx context.Context, log io.Writer) (*server, error) {
 }
 
 func openServer(ctx context.Context, log io.Writer, statements bool) (_ *server, err error) {
-	o := devpg.Options{Own: true, Settings: map[string]string{}, Log: announcements{log}, Download: download.PostgreSQL}
+	o := devpg.Options{Own: true, Settings: map[string]string{}, Log: scratch.Announcements{Writer: log}, Download: download.PostgreSQL}
 	for name, value := range serverSettings {
 		o.Settings[name] = value
 	}
@@ -75,6 +79,20 @@ func openServer(ctx context.Context, log io.Writer, statements bool) (_ *server,
 	return s, nil
 }
 
+// age makes segments of the WAL that can be used again, as a server has them that has worked for a while. Where one has to be
+// made, nobody can commit until it is on the disk, which took one of them half a second: a p99 would tell of nothing else.
+func (s *server) age(ctx context.Context, segments int) error {
+	for range segments {
+		if _, err := s.admin.Exec(ctx, `select pg_logical_emit_message(false, 'age', ''), pg_switch_wal()`); err != nil {
+			return fmt.Errorf("make WAL segments: %w", err)
+		}
+	}
+	if _, err := s.admin.Exec(ctx, `checkpoint`); err != nil {
+		return fmt.Errorf("make WAL segments: %w", err)
+	}
+	return nil
+}
+
 func (s *server) close() error {
 	if s.admin != nil {
 		s.admin.Close()
@@ -100,7 +118,7 @@ func (s *server) shown(ctx context.Context) (version string, settings map[string
 		settings[name] = value
 		return nil
 	})
-	settings["queries counted by"] = "pg_stat_database: transactions, not statements"
+	settings["queries counted by"] = "nothing: pg_stat_statements is not installed"
 	if s.statements {
 		settings["queries counted by"] = "pg_stat_statements: top-level statements, BEGIN and COMMIT included"
 	}
@@ -156,18 +174,19 @@ func (d *database) drop() error {
 type usage struct {
 	wal     float64 // bytes, of the server
 	cpu     float64 // seconds, of all of its processes; NaN: cannot be told here
-	queries float64 // of the database
+	queries float64 // of the database; NaN: they are not counted
 }
 
 func (d *database) usage(ctx context.Context) (u usage, err error) {
 	var pid int
+	// Without it they are not counted: sessions tell the other statistics, of transactions, a second later or ten.
+	query := `'NaN'::float8`
 	// A check of a foreign key that is deferred to the commit counts there as a statement, but is no query of anybody's.
-	query := `(select coalesce(sum(calls), 0)::float8
-	           from pg_stat_statements
-	           where dbid = d.oid and userid <> '` + ourRole + `'::regrole
-	             and query not like 'SELECT % FROM ONLY "% x WHERE % FOR KEY SHARE OF x')`
-	if !d.s.statements {
-		query = `(select (xact_commit + xact_rollback)::float8 from pg_stat_database where datid = d.oid)`
+	if d.s.statements {
+		query = `(select coalesce(sum(calls), 0)::float8
+		          from pg_stat_statements
+		          where dbid = d.oid and userid <> '` + ourRole + `'::regrole
+		            and query not like 'SELECT % FROM ONLY "% x WHERE % FOR KEY SHARE OF x')`
 	}
 	err = d.s.admin.QueryRow(ctx, `
 		select pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::float8, pg_backend_pid(), `+query+`
@@ -176,16 +195,6 @@ func (d *database) usage(ctx context.Context) (u usage, err error) {
 	if err != nil {
 		return u, fmt.Errorf("read what the server has used: %w", err)
 	}
-	u.cpu = serverCPU(pid)
+	u.cpu = proc.ServerCPU(pid)
 	return u, nil
-}
-
-// announcements lets through what devpg itself says, such as that it downloads a server, and not the server's log.
-type announcements struct{ io.Writer }
-
-func (a announcements) Write(p []byte) (int, error) {
-	if strings.HasPrefix(string(p), "devpg:") {
-		return a.Writer.Write(p)
-	}
-	return len(p), nil
 }

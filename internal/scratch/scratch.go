@@ -47,7 +47,7 @@ func Open(ctx context.Context, o Options) (*Scratch, error) {
 	s := &Scratch{URL: o.DatabaseURL, Schema: "pq_dispatch_" + o.For + "_" + strings.ToLower(rand.Text()[:12])}
 	if s.URL == "" {
 		var err error
-		s.Server, err = devpg.Start(ctx, devpg.Options{Own: true, Settings: o.Settings, Log: announcements{o.Log}, Download: download.PostgreSQL})
+		s.Server, err = devpg.Start(ctx, devpg.Options{Own: true, Settings: o.Settings, Log: Announcements{o.Log}, Download: download.PostgreSQL})
 		if err != nil {
 			return nil, err
 		}
@@ -81,11 +81,7 @@ func (s *Scratch) Close() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), goodbye)
 	defer cancel()
-	config, err := pgxpool.ParseConfig(s.URL) // which knows a pool's settings, which are none of the server's
-	var conn *pgx.Conn
-	if err == nil {
-		conn, err = pgx.ConnectConfig(ctx, config.ConnConfig)
-	}
+	conn, err := Connect(ctx, s.URL)
 	if err == nil {
 		defer conn.Close(ctx)
 		_, err = conn.Exec(ctx, fmt.Sprintf(`drop schema if exists %s, %s cascade`,
@@ -97,10 +93,20 @@ func (s *Scratch) Close() error {
 	return nil
 }
 
-// announcements lets through what devpg itself says, and not the server's log.
-type announcements struct{ io.Writer }
+// Connect opens a single connection. The address may have parameters of a pool, which the server would not know.
+func Connect(ctx context.Context, url string) (*pgx.Conn, error) {
+	config, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.ConnectConfig(ctx, config.ConnConfig)
+}
 
-func (a announcements) Write(p []byte) (int, error) {
+// Announcements is a log for devpg that lets through what it says itself, such as that it downloads a server, and not the
+// server's log.
+type Announcements struct{ io.Writer }
+
+func (a Announcements) Write(p []byte) (int, error) {
 	if bytes.HasPrefix(p, []byte("devpg:")) {
 		return a.Writer.Write(p)
 	}

@@ -68,12 +68,12 @@ await main({
         [task]: jobs.instant
           ? (data, { job }) => {
               jobs.enter(data, job.run_at);
-              jobs.leave();
+              jobs.leave(data);
             }
           : async (data, { job }) => {
               jobs.enter(data, job.run_at);
               await jobs.work(job.attempts === 1);
-              jobs.leave();
+              jobs.leave(data);
             },
       },
     });

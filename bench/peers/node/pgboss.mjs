@@ -81,7 +81,7 @@ await main({
     const handle = async ({ data, startAfter, retryCount }) => {
       jobs.enter(data, startAfter);
       if (!jobs.instant) await jobs.work(retryCount === 0);
-      jobs.leave();
+      jobs.leave(data);
     };
     await boss.work(queue, options, async (batch) => {
       await Promise.all(batch.map(handle));

@@ -78,6 +78,7 @@ export class Jobs {
   #first = 0;
   #last = 0;
   #starts = [];
+  #ends = [];
   #delays = new Histogram();
   #early = 0;
   #timer = null; // runs until the next message may be sent
@@ -113,10 +114,11 @@ export class Jobs {
     if (this.#settings.WorkMS) return new Promise((resolve) => setTimeout(resolve, this.#settings.WorkMS));
   }
 
-  /** A handler returns. */
-  leave() {
+  /** A handler returns. data is that of its job. */
+  leave(data) {
     this.#done++;
     this.#last = now();
+    if (this.#settings.Starts) this.#ends.push({ ID: data.id, At: this.#last });
     this.tell();
   }
 
@@ -135,7 +137,9 @@ export class Jobs {
   #message() {
     const message = { Ready: this.ready, Done: this.#done, First: this.#first, Last: this.#last };
     if (this.#starts.length) message.Starts = this.#starts;
+    if (this.#ends.length) message.Ends = this.#ends;
     this.#starts = [];
+    this.#ends = [];
     this.#news = false;
     return message;
   }

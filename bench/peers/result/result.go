@@ -59,7 +59,7 @@ type Measurement struct {
 // The workloads, with the figures of each. wal_bytes_per_job, server_cpu_us_per_job and
 // queries_per_job come with drain, load and enqueue.
 // Also: jobs, how many a drain was of; repeated_jobs, if any was run twice; backlog_jobs, put but not run when the last of
-// enqueue was put; held_jobs, of the process that was killed; behind, 1 if a load was too much, so that no higher one was offered.
+// enqueue was put; put_p99_ms, of load: how long the put itself took; held_jobs, of the process that was killed; behind, 1 if a load was too much, so that no higher one was offered.
 const (
 	Drain    = "drain"    // jobs_per_second: no-op jobs put before; with 1, 2, 4, 8 processes
 	Load     = "load"     // jobs_per_second, pickup_p50_ms, _p95, _p99, _p999: put and work at Offered
@@ -69,4 +69,16 @@ const (
 	Enqueue  = "enqueue"  // puts_per_second: single puts from 16 connections, workers alive
 	Xmin     = "xmin"     // jobs_per_second and ratio (to itself without): while a snapshot is held open
 	Idle     = "idle"     // queries_per_minute, of one worker process with nothing to do
+)
+
+// Faults under a steady load, which are run only if they are named. From their end, or of HalfOpen from its beginning:
+// first_start_ms, until a job that waits is started, victim_start_ms, one put afterwards by a worker that was hit; rerun_p50_ms and
+// rerun_max_ms, until the jobs that were in hand are run again, if they are (or rerun_more_than_ms, if some were left);
+// back_ms, until as many jobs end in a second as before, or 90 % of them. Also: held_jobs, in hand when it happened;
+// rerun_jobs, started more than once; repeated_jobs, run to their end more than once; stuck_jobs, that were still unfinished
+// when no more was waited for; lost_jobs, put and neither run nor there.
+const (
+	Restart  = "restart"   // the server crashes and is started again
+	Outage   = "outage"    // the same, but that it is away for a while in between
+	HalfOpen = "half-open" // the server's side of all connections of one of two workers is closed, and it is not told
 )
