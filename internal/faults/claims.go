@@ -20,8 +20,8 @@ const claimsFamily = "claims"
 var _ = register(
 	scene.Fault{
 		Name: "claims-unnoticed", Family: claimsFamily,
-		About:  "a dispatcher does not hear that its lock session has ended, and finishes what others have done meanwhile",
-		Needs:  scene.Needs{Slow: "a dispatcher waits for an answer for 15 s on its lock session"},
+		About:  "a dispatcher is stopped as its lock session ends, and then finishes what others have done meanwhile",
+		Needs:  scene.Needs{Missing: func() string { return signals }, Slow: "a dispatcher waits for an answer for 15 s on its lock session"},
 		Inject: loseClaimsUnnoticed,
 	},
 	scene.Fault{
@@ -55,6 +55,9 @@ var _ = register(
 	cutFault("cut-put-back", "the reply to outcomes of failed runs that have committed is lost, with their connection", "dispatcher", says(`"put_back"(`)),
 )
 
+// handedOut is how long it takes until their handlers are at work.
+const handedOut = 500 * time.Millisecond
+
 // handOut puts a few long jobs and waits a moment for their handlers to be at work, in all dispatchers.
 func handOut(ctx context.Context, s *scene.Scene, like load) error {
 	loads := make([]load, 10*len(s.Fleet.Dispatchers()))
@@ -64,26 +67,36 @@ func handOut(ctx context.Context, s *scene.Scene, like load) error {
 	if err := newPutter(s).put(ctx, queues[0], loads, 0); err != nil {
 		return err
 	}
-	return s.Wait(ctx, 500*time.Millisecond)
+	return s.Wait(ctx, handedOut)
 }
 
 // loseClaimsUnnoticed has others do the jobs that one dispatcher is at, and other rows stand where theirs have stood,
-// when its outcomes come.
+// when its outcomes come. It is stopped meanwhile, as awake it notices within 1.5 s or so; and others take next to no time
+// for its jobs.
 func loseClaimsUnnoticed(ctx context.Context, s *scene.Scene) error {
-	for _, kind := range []string{judge.Transactional, plain} {
-		if err := handOut(ctx, s, load{Kind: kind, Work: 2500}); err != nil {
+	const wait = int(handedOut / time.Millisecond)
+	for i, kind := range []string{judge.Transactional, plain} {
+		brief := (2 - i) * wait // others begin after this
+		if err := handOut(ctx, s, load{Kind: kind, Work: brief + 700, Brief: brief}); err != nil {
 			return err
 		}
 	}
-	s.Proxy.HalfOpen(proxy.InRole(scene.LockSession).And(only(s.Pick(s.Fleet.Dispatchers()))))
+	victim := s.Pick(s.Fleet.Dispatchers())
+	victim.Stop()
+	defer victim.Continue()
+	s.Proxy.HalfOpen(proxy.InRole(scene.LockSession).And(only(victim)))
+	// A transaction that it has open would keep vacuum from its work.
+	if _, err := s.Admin.Exec(ctx, `select pg_terminate_backend(pid) from pg_stat_activity where application_name = $1 and xact_start is not null`, victim.Name()); err != nil {
+		return err
+	}
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	more := newPutter(s)
-	for range 50 {
-		if err := more.put(ctx, queues[1], make([]load, 5), 6*time.Second); err != nil {
+	for range 25 {
+		if err := more.put(ctx, queues[1], make([]load, 50), 4*time.Second); err != nil {
 			return err
 		}
-		// So that their rows go where those of jobs that are done were.
+		// So that their rows go where those of jobs that are done were, and stay there for a while.
 		if _, err := s.Admin.Exec(ctx, `vacuum (index_cleanup on, truncate off) public.queue`); err != nil {
 			return err
 		}
@@ -96,8 +109,12 @@ func loseClaimsUnnoticed(ctx context.Context, s *scene.Scene) error {
 	return nil
 }
 
-// quietly gives a dispatcher a queue of its own, which the producers do not know, and lets do put into it.
-func quietly(ctx context.Context, s *scene.Scene, do func(queue string) error) (err error) {
+// aSweep is how long what nobody was told of may take: a sweep, and a little more.
+const aSweep = 12 * time.Second
+
+// quietly gives a dispatcher a queue of its own, which the producers do not know, and lets do put into it. All of that
+// is given some time to be done.
+func quietly(ctx context.Context, s *scene.Scene, patience time.Duration, do func(queue string) error) (err error) {
 	queue := fmt.Sprintf("quiet %d", s.Rand.Uint32())
 	settings, err := json.Marshal(oneQueue{Queue: queue})
 	if err != nil {
@@ -111,15 +128,15 @@ func quietly(ctx context.Context, s *scene.Scene, do func(queue string) error) (
 	if err := do(queue); err != nil {
 		return err
 	}
-	// What is not done soon, a sweep included, nobody knows of: that is left to the judge.
-	_ = newPutter(s).await(ctx, 12*time.Second, "each job is done",
+	// What is not done by then, nobody knows of: that is left to the judge.
+	_ = newPutter(s).await(ctx, patience, "each job is done",
 		`select count(*) from public.queue where q_name = $1 and dequeued_at is null`, queue)
 	return ctx.Err()
 }
 
 // deafen closes the ears of all.
 func deafen(ctx context.Context, s *scene.Scene) error {
-	return quietly(ctx, s, func(queue string) error {
+	return quietly(ctx, s, aSweep, func(queue string) error {
 		if err := s.Wait(ctx, time.Second); err != nil { // it has gone to sleep
 			return err
 		}
@@ -140,7 +157,7 @@ func deafen(ctx context.Context, s *scene.Scene) error {
 // commitSlowly puts in bursts. In each, the dispatcher gives its post up, so that puts need not notify it, and one of
 // those is still under way when the burst is over.
 func commitSlowly(ctx context.Context, s *scene.Scene) error {
-	return quietly(ctx, s, func(queue string) error {
+	return quietly(ctx, s, aSweep, func(queue string) error {
 		for range 3 {
 			var putters [5]*putter
 			for i := range putters {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/pq-dispatch/pq-dispatch/internal/child"
 	"github.com/pq-dispatch/pq-dispatch/internal/faults/journal"
+	"github.com/pq-dispatch/pq-dispatch/internal/faults/scene"
 	"github.com/pq-dispatch/pq-dispatch/sql"
 )
 
@@ -54,6 +55,7 @@ func runDaemon(ctx context.Context, s settings, j *journal.Writer, _ <-chan json
 		return err
 	}
 	defer pool.Close()
+	j.Write(journal.Event{Kind: journal.Serves, Text: told.Queue})
 	group := child.NewGroup[struct{}]([]string{told.Program}, 15*time.Second)
 	defer func() { err = errors.Join(err, group.Stop(func(child.Event[struct{}]) {})) }()
 	args, err := daemonArgs(s, told)
@@ -175,6 +177,7 @@ func workForDaemon(context.Context, []string) error {
 		var given struct {
 			Type    string `json:"type"`
 			ID      string `json:"id"`
+			Queue   string `json:"queue"`
 			Attempt int    `json:"attempt"`
 			Data    load   `json:"data"`
 		}
@@ -184,7 +187,7 @@ func workForDaemon(context.Context, []string) error {
 		if given.Type != "job" {
 			continue // its time is over: it is soon done anyway
 		}
-		if err := out.Encode(workOn(j, given.ID, given.Attempt, given.Data)); err != nil {
+		if err := out.Encode(workOn(j, given.ID, given.Queue, given.Attempt, given.Data)); err != nil {
 			return err
 		}
 	}
@@ -199,11 +202,12 @@ type said struct {
 }
 
 // workOn does a job, and writes down what it does, as handlers of the library do.
-func workOn(j *journal.Writer, id string, attempt int, l load) (answer said) {
+func workOn(j *journal.Writer, id, queue string, attempt int, l load) (answer said) {
 	number, _ := strconv.ParseInt(id, 10, 64)
 	event := journal.Event{Kind: journal.Start, Token: l.Token, Job: number, Attempt: attempt}
+	event.Text = queue
 	j.Write(event)
-	_ = pause(context.Background(), time.Duration(l.Work)*time.Millisecond)
+	_ = scene.Wait(context.Background(), time.Duration(l.Work)*time.Millisecond)
 	event.Kind, event.Text = journal.End, journal.Done
 	answer = said{ID: id, Outcome: "done"}
 	if l.Kind == flaky && attempt <= l.Fails {

@@ -36,7 +36,7 @@ func TestAWorkerSaysAndWritesDownWhatBecameOfAJob(t *testing.T) {
 				t.Fatal(err)
 			}
 			owner.Write(journal.Event{Kind: journal.Begin, Text: "daemon"})
-			if got := workOn(j, "5", test.attempt, test.load); got != test.want {
+			if got := workOn(j, "5", "apples", test.attempt, test.load); got != test.want {
 				t.Errorf("answer: got %+v, want %+v", got, test.want)
 			}
 			owner.Write(journal.Event{Kind: journal.Exit})
@@ -52,7 +52,7 @@ func TestAWorkerSaysAndWritesDownWhatBecameOfAJob(t *testing.T) {
 			}
 			run := journal.Event{Token: 7, Job: 5, Attempt: test.attempt}
 			start, end := run, run
-			start.Kind = journal.Start
+			start.Kind, start.Text = journal.Start, "apples"
 			end.Kind, end.Text, end.Due = journal.End, test.end.Text, test.end.Due
 			want := []journal.Event{{Kind: journal.Begin, Text: "daemon"}, start, end, {Kind: journal.Exit}}
 			for i := range want {

@@ -22,6 +22,7 @@ import (
 	"github.com/pq-dispatch/pq-dispatch/dispatcher"
 	"github.com/pq-dispatch/pq-dispatch/internal/faults/journal"
 	"github.com/pq-dispatch/pq-dispatch/internal/faults/judge"
+	"github.com/pq-dispatch/pq-dispatch/internal/faults/scene"
 	"github.com/pq-dispatch/pq-dispatch/retry"
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
@@ -88,6 +89,7 @@ func (w *worker) run(ctx context.Context, heard <-chan json.RawMessage, out io.W
 		Logger:      slog.New(&listener{Handler: slog.NewTextHandler(os.Stderr, nil), w: w}),
 	})
 	for _, queue := range queues {
+		w.journal.Write(journal.Event{Kind: journal.Serves, Text: queue})
 		d.Handle(queue, dispatcher.HandlerFunc(func(ctx context.Context, job *dispatcher.Job) error {
 			var l load
 			if err := job.Decode(&l); err != nil {
@@ -96,6 +98,7 @@ func (w *worker) run(ctx context.Context, heard <-chan json.RawMessage, out io.W
 			return w.handle(ctx, job, l)
 		}))
 	}
+	w.journal.Write(journal.Event{Kind: journal.Serves, Text: chores.Queue})
 	dispatcher.HandleTask(d, chores, w.handle)
 	return attend(ctx, d, out, w.done.Load, func(ctx context.Context) { w.obey(ctx, heard) })
 }
@@ -153,7 +156,7 @@ func (w *worker) handle(ctx context.Context, job *dispatcher.Job, l load) (err e
 		e.Kind, e.Text, e.Due = kind, text, int64(delay)
 		w.journal.Write(e)
 	}
-	write(journal.Start, "", 0)
+	write(journal.Start, job.Queue, 0)
 	stop := context.AfterFunc(ctx, func() { write(journal.Cancelled, context.Cause(ctx).Error(), 0) })
 	defer stop()
 	outcome, delay := journal.Broken, time.Duration(0)
@@ -163,7 +166,11 @@ func (w *worker) handle(ctx context.Context, job *dispatcher.Job, l load) (err e
 		}
 		write(journal.End, outcome, delay)
 	}()
-	if err := pause(ctx, time.Duration(l.Work)*time.Millisecond); err != nil {
+	work := time.Duration(l.Work) * time.Millisecond
+	if l.Brief > 0 && time.Since(job.EnqueuedAt) > time.Duration(l.Brief)*time.Millisecond {
+		work = 0
+	}
+	if err := scene.Wait(ctx, work); err != nil {
 		return err
 	}
 	w.at(dieHandler)
@@ -218,18 +225,6 @@ func (w *worker) handle(ctx context.Context, job *dispatcher.Job, l load) (err e
 		w.at(dieEffect)
 	}
 	return nil
-}
-
-// pause waits, or returns the cause of the context's end.
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }
 
 // trace watches the statements of a connection: on that of the lock session it tells of the session, and both there and

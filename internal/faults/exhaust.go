@@ -63,7 +63,7 @@ func pinHorizon(ctx context.Context, s *scene.Scene) error {
 	if _, err := conn.Exec(ctx, `begin isolation level repeatable read; select 1 from pg_class limit 1`); err != nil {
 		return err
 	}
-	return s.Wait(ctx, s.Long(30*time.Second, 4*time.Second))
+	return s.Wait(ctx, s.Long(30*time.Second, 2*time.Second))
 }
 
 // fillLockTable takes advisory locks until there is room for no more, and those that become free, for a while.

@@ -165,7 +165,7 @@ func TestTheKeysOfTheJSONStay(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := strings.Fields(`cancelled_within_ms completed completions_forestalled counts deaths faults injections lateness_max_ms
-		lateness_p50_ms lateness_p99_ms lost_as_announced ok overlaps_after_broken_session put put_failed put_indeterminate
+		lateness_p50_ms lateness_p99_ms lost_as_announced ok order_judged overlaps_after_broken_session overtaken put put_failed put_indeterminate
 		put_rolled_back replay runs seconds seed sessions_ended set_aside skipped violations`)
 	if diff := cmp.Diff(want, slices.Sorted(maps.Keys(got))); diff != "" {
 		t.Error(diff)

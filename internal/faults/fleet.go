@@ -37,6 +37,7 @@ type fleet struct {
 	changed  chan struct{} // closed, and replaced, when anything below has changed
 	members  []*member     // that run, in the order of their names
 	count    map[string]int
+	pids     []int // of all that were started
 	producer int64 // how many have been started
 	before   message
 	crashes  []error
@@ -101,6 +102,7 @@ func (f *fleet) start(s settings) {
 		f.tell()
 		return
 	}
+	f.pids = append(f.pids, p.PID())
 	m := &member{fleet: f, settings: s, process: p, ended: make(chan struct{})}
 	f.members = append(f.members, m)
 	slices.SortFunc(f.members, func(a, b *member) int { return strings.Compare(a.settings.Name, b.settings.Name) })
@@ -195,6 +197,23 @@ func (f *fleet) await(ctx context.Context, so func() bool) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// left is how many processes there are of those that were started, and of those that they have started.
+func (f *fleet) left() (n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	ours := map[int]bool{}
+	for _, pid := range f.pids {
+		ours[pid] = true
+	}
+	for _, p := range processes() { // parents come before their children
+		if ours[p.pid] || ours[p.parent] {
+			ours[p.pid] = true
+			n++
+		}
+	}
+	return n
 }
 
 // totals are those of all processes, also of those that have ended.

@@ -110,7 +110,7 @@ func slowDown(ctx context.Context, s *scene.Scene) error {
 	victim := s.Pick(s.Fleet.Dispatchers())
 	// A byte in 100 µs is 10 kB/s, as a bad modem has.
 	defer s.Proxy.Impose(proxy.Condition{On: only(victim), Drip: 100 * time.Microsecond})()
-	return meanwhile(ctx, s, proxy.Condition{Delay: 200 * time.Millisecond, Jitter: 50 * time.Millisecond}, s.Long(20*time.Second, 4*time.Second))
+	return meanwhile(ctx, s, proxy.Condition{Delay: 200 * time.Millisecond, Jitter: 50 * time.Millisecond}, s.Long(20*time.Second, 3*time.Second))
 }
 
 func says(text string) func(string) bool {

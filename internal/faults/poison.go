@@ -134,6 +134,7 @@ func serveOne(ctx context.Context, s settings, j *journal.Writer, _ <-chan json.
 		Queue:       dispatcher.QueueOptions{Retry: retry.Fixed(poisonRetry), Timeout: poisonTimeout},
 		Logger:      slog.New(&listener{Handler: slog.NewTextHandler(os.Stderr, nil), w: w}),
 	})
+	j.Write(journal.Event{Kind: journal.Serves, Text: told.Queue})
 	d.Handle(told.Queue, dispatcher.HandlerFunc(func(ctx context.Context, job *dispatcher.Job) error {
 		var l load
 		if err := job.Decode(&l); err != nil {
@@ -142,13 +143,13 @@ func serveOne(ctx context.Context, s settings, j *journal.Writer, _ <-chan json.
 		if l.Kind != judge.Poison {
 			return w.handle(ctx, job, l)
 		}
-		event := journal.Event{Kind: journal.Start, Token: l.Token, Job: job.ID, Attempt: job.Attempt}
+		event := journal.Event{Kind: journal.Start, Token: l.Token, Job: job.ID, Attempt: job.Attempt, Text: job.Queue}
 		j.Write(event)
 		defer func() {
 			event.Kind, event.Text, event.Due = journal.End, journal.Failed, int64(poisonRetry)
 			j.Write(event)
 		}()
-		drink(told.How)
+		drink(told.How, job.Attempt)
 		return nil
 	}))
 	err = attend(ctx, d, out, w.done.Load)
@@ -159,7 +160,7 @@ func serveOne(ctx context.Context, s settings, j *journal.Writer, _ <-chan json.
 }
 
 // drink does what is poisonous.
-func drink(how string) {
+func drink(how string, attempt int) {
 	switch how {
 	case "panic":
 		panic("poison")
@@ -168,10 +169,13 @@ func drink(how string) {
 	case "memory":
 		takeMemory()
 	case "loop":
-		// Somebody notices a process that hangs, and ends it in order. (Its end is not worth waiting for.)
+		// Somebody notices a process that hangs, and ends it in order. For its end, which takes some seconds, they wait only
+		// the first time.
 		time.AfterFunc(hanging, func() {
-			if self, err := os.FindProcess(os.Getpid()); err == nil {
+			if self, err := os.FindProcess(os.Getpid()); err == nil && attempt == 1 {
 				_ = self.Signal(syscall.SIGTERM)
+			} else if err == nil {
+				_ = self.Kill()
 			}
 		})
 		tick := time.NewTicker(time.Millisecond)

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -40,15 +41,16 @@ func (r results) OK() bool {
 
 // sum is over all stages.
 type sum struct {
-	Injections, Jobs, Failed, Indeterminate, RolledBack, Accepted, SetAside, Runs, Broken, Deaths, Overlaps, Superseded, Forgiven int
-	Counts                                                                                                                        map[judge.What]int
-	Faults                                                                                                                        map[string]*faultSum
-	Lateness, Cancelled                                                                                                           judge.Quantiles // the worst of each
+	Injections, Jobs, Failed, Indeterminate, RolledBack, Accepted, SetAside, Runs, Broken, Deaths, Overlaps, Superseded, Forgiven, Ordered, Overtaken int
+	Counts                                                                                                                                            map[judge.What]int
+	Faults                                                                                                                                            map[string]*faultSum
+	Lateness, Cancelled                                                                                                                               judge.Quantiles // the worst of each
 }
 
 // faultSum is what came of one kind of fault.
 type faultSum struct {
 	Injections, InTime, Late, Loaded int
+	Overlaps                         int           // after a session that broke, and before the next fault
 	Worst                            time.Duration // until the work was back
 }
 
@@ -67,12 +69,17 @@ func (r results) sum() sum {
 		s.Overlaps += st.OverlapsBroken
 		s.Superseded += st.Superseded
 		s.Forgiven += st.Forgiven
+		s.Ordered += st.Ordered
+		s.Overtaken += st.Overtaken
 		for what, n := range st.Counts {
 			s.Counts[what] += n
 		}
 		for name, n := range st.Injected {
 			s.Injections += n
 			s.of(name).Injections += n
+		}
+		for name, n := range st.Overlaps {
+			s.of(cmp.Or(name, "before any")).Overlaps += n
 		}
 		for _, back := range st.Returns {
 			f := s.of(back.Fault)
@@ -107,10 +114,10 @@ func worst(a, b judge.Quantiles) judge.Quantiles {
 func (r results) write(w io.Writer) {
 	s := r.sum()
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(t, "fault\tinjections\tback within 5 s\tslower\texcused\tslowest\n")
+	fmt.Fprintf(t, "fault\tinjections\tback within 5 s\tslower\texcused\tslowest\toverlaps\n")
 	for _, name := range slices.Sorted(maps.Keys(s.Faults)) {
 		f := s.Faults[name]
-		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%v\n", name, f.Injections, f.InTime, f.Late, f.Loaded, f.Worst.Round(10*time.Millisecond))
+		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%v\t%d\n", name, f.Injections, f.InTime, f.Late, f.Loaded, f.Worst.Round(10*time.Millisecond), f.Overlaps)
 	}
 	_ = t.Flush()
 	fmt.Fprintln(w)
@@ -120,11 +127,11 @@ func (r results) write(w io.Writer) {
 	_ = t.Flush()
 	fmt.Fprintf(w, `
 %d injections in %v; %d jobs put, %d puts failed, %d rolled back, %d indeterminate; %d completed in %d runs, %d set aside
-%d processes and %d lock sessions ended; %d overlaps after a broken session, %.1f per 1000 faults; %d completions forestalled by a lost claim's outcome; %d jobs lost as announced
+%d processes and %d lock sessions ended; %d overlaps after a broken session, %.1f per 1000 faults; %d completions forestalled by a lost claim's outcome; %d jobs lost as announced; the order of %d was judged; %d overtaken in queues of several processes
 lateness p50 %v, p99 %v, max %v; contexts ended within %v (%d of them) of the loss of their session
 `,
 		s.Injections, r.took.Round(time.Second), s.Jobs, s.Failed, s.RolledBack, s.Indeterminate, s.Accepted, s.Runs, s.SetAside,
-		s.Deaths, s.Broken, s.Overlaps, 1000*float64(s.Overlaps)/float64(max(1, s.Injections)), s.Superseded, s.Forgiven,
+		s.Deaths, s.Broken, s.Overlaps, 1000*float64(s.Overlaps)/float64(max(1, s.Injections)), s.Superseded, s.Forgiven, s.Ordered, s.Overtaken,
 		round(s.Lateness.P50), round(s.Lateness.P99), round(s.Lateness.Max), round(s.Cancelled.Max), s.Cancelled.N)
 	for _, name := range r.Skipped {
 		fmt.Fprintf(w, "skipped: %s\n", name)
@@ -181,6 +188,7 @@ func (r results) writeJSON(w io.Writer) error {
 		Slower       int     `json:"slower"`
 		Excused      int     `json:"excused"`
 		SlowestMilli float64 `json:"slowest_ms"`
+		Overlaps     int     `json:"overlaps_after_broken_session"`
 	}
 	type violationJSON struct {
 		Stage string `json:"stage"`
@@ -205,6 +213,8 @@ func (r results) writeJSON(w io.Writer) error {
 		Overlaps      int                  `json:"overlaps_after_broken_session"`
 		Superseded    int                  `json:"completions_forestalled"`
 		Forgiven      int                  `json:"lost_as_announced"`
+		Ordered       int                  `json:"order_judged"`
+		Overtaken     int                  `json:"overtaken"`
 		LateP50       float64              `json:"lateness_p50_ms"`
 		LateP99       float64              `json:"lateness_p99_ms"`
 		LateMax       float64              `json:"lateness_max_ms"`
@@ -217,7 +227,7 @@ func (r results) writeJSON(w io.Writer) error {
 		OK: r.OK(), Seed: r.Seed, Replay: r.Replay, Seconds: r.took.Seconds(), Injections: s.Injections,
 		Put: s.Jobs, PutFailed: s.Failed, RolledBack: s.RolledBack, Indeterminate: s.Indeterminate,
 		Completed: s.Accepted, SetAside: s.SetAside, Runs: s.Runs, Deaths: s.Deaths, Sessions: s.Broken,
-		Overlaps: s.Overlaps, Superseded: s.Superseded, Forgiven: s.Forgiven,
+		Overlaps: s.Overlaps, Superseded: s.Superseded, Forgiven: s.Forgiven, Ordered: s.Ordered, Overtaken: s.Overtaken,
 		LateP50: ms(s.Lateness.P50), LateP99: ms(s.Lateness.P99), LateMax: ms(s.Lateness.Max), CancelMax: ms(s.Cancelled.Max),
 		Counts: map[string]int{}, Faults: map[string]faultJSON{},
 		Skipped: append([]string{}, r.Skipped...), Violations: []violationJSON{},
@@ -226,7 +236,7 @@ func (r results) writeJSON(w io.Writer) error {
 		out.Counts[string(what)] = s.Counts[what]
 	}
 	for name, f := range s.Faults {
-		out.Faults[name] = faultJSON{f.Injections, f.InTime, f.Late, f.Loaded, ms(f.Worst)}
+		out.Faults[name] = faultJSON{f.Injections, f.InTime, f.Late, f.Loaded, ms(f.Worst), f.Overlaps}
 	}
 	for _, st := range r.Stages {
 		for _, v := range st.Violations {

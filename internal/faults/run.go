@@ -13,8 +13,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/term"
@@ -107,32 +109,45 @@ func (p *plan) run(ctx context.Context, log *slog.Logger) (results, error) {
 	for _, a := range acts {
 		total += a.injections
 	}
-	var errs []error
-	for i, a := range acts {
-		at := filepath.Join(dir, strconv.Itoa(i))
-		if err := os.Mkdir(at, 0o700); err != nil {
-			return all, fmt.Errorf("faults: %w", err)
-		}
-		log.Info("stage", "name", a.name, "faults", len(a.faults), "injections", a.injections)
-		s, err := p.play(ctx, a, at, p.jobs*a.injections/max(1, total), log)
-		if s != nil {
-			s.Name = a.name
-			s.Replay = p.replay(a.name)
-			all.Stages = append(all.Stages, s)
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("faults: stage %s (%s): %w", a.name, p.replay(a.name), err))
-		}
-		if ctx.Err() != nil {
-			break
-		}
-		_ = os.RemoveAll(at)
+	stages, errs := make([]*result, len(acts)), make([]error, len(acts))
+	// Beside the stages that faults share, those that one has for itself, one after another: most of their time is
+	// that of servers which start and stop.
+	var lanes sync.WaitGroup
+	for _, own := range []bool{false, true} {
+		lanes.Go(func() {
+			for i, a := range acts {
+				if a.needs.Own == own && ctx.Err() == nil {
+					stages[i], errs[i] = p.playIn(ctx, filepath.Join(dir, strconv.Itoa(i)), a, p.jobs*a.injections/max(1, total), log)
+				}
+			}
+		})
 	}
+	lanes.Wait()
+	all.Stages = slices.DeleteFunc(stages, func(s *result) bool { return s == nil })
 	all.took = time.Since(all.began)
-	if len(errs) == 0 && !all.OK() {
-		errs = append(errs, fmt.Errorf("%w; to see it again: %s", errViolations, all.Replay))
+	err = errors.Join(errs...)
+	if err == nil && !all.OK() {
+		err = fmt.Errorf("%w; to see it again: %s", errViolations, all.Replay)
 	}
-	return all, errors.Join(errs...)
+	return all, err
+}
+
+// playIn plays an act in a directory of its own.
+func (p *plan) playIn(ctx context.Context, dir string, a *part, jobs int, log *slog.Logger) (*result, error) {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("faults: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	log = log.With("stage", a.name)
+	log.Info("begins", "faults", len(a.faults), "injections", a.injections)
+	r, err := p.play(ctx, a, dir, jobs, log)
+	if r != nil {
+		r.Name, r.Replay = a.name, p.replay(a.name)
+	}
+	if err != nil {
+		err = fmt.Errorf("faults: stage %s (%s): %w", a.name, p.replay(a.name), err)
+	}
+	return r, err
 }
 
 // replay is the command that runs the same again.
@@ -211,6 +226,7 @@ func (st *stage) perform(ctx context.Context, p *plan, a *part) error {
 		if len(round) == 0 { // each once, then again, each time in another order
 			round = append(round, a.faults...)
 			r.Shuffle(len(round), func(i, j int) { round[i], round[j] = round[j], round[i] })
+			slices.SortStableFunc(round, func(a, b scene.Fault) int { return int(harmless(b) - harmless(a)) })
 		}
 		f := round[0]
 		round = round[1:]
@@ -225,10 +241,18 @@ func (st *stage) perform(ctx context.Context, p *plan, a *part) error {
 	return nil
 }
 
+// harmless is 1 if it is.
+func harmless(f scene.Fault) int64 {
+	if f.Harmless {
+		return 1
+	}
+	return 0
+}
+
 // inject injects one, and watches the work come back.
 func (st *stage) inject(ctx context.Context, p *plan, f scene.Fault, n, of int) error {
 	began := time.Now()
-	st.Journal.Write(journal.Event{Kind: journal.FaultBegin, Job: int64(n), Text: f.Name})
+	st.Journal.Write(journal.Event{Kind: journal.FaultBegin, Job: int64(n), Text: f.Name, Due: harmless(f)})
 	limited, cancel := context.WithTimeout(ctx, injectTimeout)
 	err := f.Inject(limited, st.Scene)
 	cancel()
@@ -252,7 +276,7 @@ func (st *stage) inject(ctx context.Context, p *plan, f scene.Fault, n, of int) 
 
 // watch waits until the work goes at its pace, as its processes tell, but not for long.
 func (st *stage) watch(ctx context.Context, pace float64) (time.Duration, error) {
-	const window = 12 // of 100 ms
+	const window = 8 // of 100 ms
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	began := time.Now()

@@ -11,7 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -126,8 +126,12 @@ func open(ctx context.Context, o *plan, needs scene.Needs, dir string, log *slog
 	if err := st.fleet.ready(ready, st.started); err != nil {
 		return nil, fmt.Errorf("the processes do not become ready: %w", err)
 	}
+	j.Write(journal.Event{Kind: journal.Open})
 	return st, nil
 }
+
+// starting is held while a server is started in whatever way: one of them is for a moment to be known to all of this program.
+var starting sync.Mutex
 
 func (st *stage) openServers(ctx context.Context, needs scene.Needs) (err error) {
 	o := devpg.Options{Own: true, Settings: maps.Clone(logSettings), Log: st.log}
@@ -136,7 +140,10 @@ func (st *stage) openServers(ctx context.Context, needs scene.Needs) (err error)
 	if start == nil {
 		start = devpg.Start
 	}
-	if st.Server, err = start(ctx, o); err != nil {
+	starting.Lock()
+	st.Server, err = start(ctx, o)
+	starting.Unlock()
+	if err != nil {
 		return err
 	}
 	st.servers = append(st.servers, st.Server)
@@ -238,13 +245,7 @@ func (st *stage) strike(ctx context.Context) (final judge.Final, err error) {
 		}
 		final.Leaks = append(final.Leaks, judge.Leak{What: l.what, Count: n})
 	}
-	left := 0
-	for _, p := range processes() {
-		if p.pid != os.Getpid() && !strings.HasPrefix(p.name, "postgres") {
-			left++
-		}
-	}
-	final.Leaks = append(final.Leaks, judge.Leak{What: "processes", Count: left})
+	final.Leaks = append(final.Leaks, judge.Leak{What: "processes", Count: st.fleet.left()})
 	return final, st.read(ctx, &final)
 }
 

@@ -18,7 +18,7 @@ import (
 
 var _ = register(scene.Fault{
 	Name: "upgrade", Family: "upgrade",
-	About: "daemons of the previous commit are replaced one by one by the present ones, and those by the previous ones",
+	About: "daemons of an earlier commit are replaced one by one by the present ones, and those by the earlier ones",
 	Needs: scene.Needs{
 		Own: true, // it builds both, which takes the machine a while
 		Missing: func() string {

@@ -14,33 +14,62 @@ import (
 	"strings"
 )
 
-// baseEnv names the commit to upgrade from; the default is the one before the present.
+// baseEnv names the commit to upgrade from; the default is the latest earlier one with the same schema.
 const baseEnv = "FAULTS_BASE"
 
 // base is the commit from which a rolling upgrade begins. An error says why there can be none: no git, no history (a
-// shallow clone has one commit), no sources, or another schema: before the first release, migrations are still changed in
-// place, and no daemon can be expected to work with the functions of another commit.
+// shallow clone has one commit), no sources, or no earlier commit with the same schema: before the first release, migrations
+// are still changed in place under the same number, and no daemon can be expected to work with the functions of another commit.
+// What has changed in comments only is the same.
 func base(ctx context.Context) (commit string, err error) {
 	root, err := sources(ctx)
 	if err != nil {
 		return "", err
 	}
-	name := os.Getenv(baseEnv)
-	if name == "" {
-		name = "HEAD~1"
+	if name := os.Getenv(baseEnv); name != "" { // whoever names it knows
+		out, err := command(ctx, root, "git", "rev-parse", "--verify", "--quiet", name+"^{commit}")
+		if err != nil {
+			return "", fmt.Errorf("there is no commit %s to upgrade from: %s has to name one", name, baseEnv)
+		}
+		return strings.TrimSpace(out), nil
 	}
-	out, err := command(ctx, root, "git", "rev-parse", "--verify", "--quiet", name+"^{commit}")
+	// Further back than the latest commit that has changed them, the files are the same only if that was undone.
+	out, err := command(ctx, root, "git", "rev-list", "-n", "20", "HEAD~1")
 	if err != nil {
-		return "", fmt.Errorf("there is no commit %s to upgrade from (no git, or a shallow clone): name one by %s", name, baseEnv)
+		return "", fmt.Errorf("there is no commit before the present one to upgrade from (no git, or a shallow clone): name one by %s", baseEnv)
 	}
-	commit = strings.TrimSpace(out)
-	if os.Getenv(baseEnv) != "" {
-		return commit, nil // whoever names it knows
+	present, err := schemaOf(func(file string) ([]byte, error) { return os.ReadFile(filepath.Join(root, file)) })
+	if err != nil {
+		return "", err
 	}
-	if _, err := command(ctx, root, "git", "diff", "--quiet", commit, "--", "sql/*.sql"); err != nil {
-		return "", fmt.Errorf("the commit before has another schema: name one whose daemons work with the present one by %s", baseEnv)
+	for commit := range strings.FieldsSeq(out) {
+		former, err := schemaOf(func(file string) ([]byte, error) {
+			text, err := command(ctx, root, "git", "show", commit+":"+file)
+			return []byte(text), err
+		})
+		if err == nil && former == present {
+			return commit, nil
+		}
 	}
-	return commit, nil
+	return "", fmt.Errorf("none of the latest commits has the present schema: name one whose daemons work with it by %s", baseEnv)
+}
+
+// schemaOf is the text of the migrations without comments and empty lines.
+func schemaOf(read func(file string) ([]byte, error)) (string, error) {
+	var schema strings.Builder
+	for _, file := range []string{"schema", "functions", "triggers", "operations"} {
+		text, err := read("sql/" + file + ".sql")
+		if err != nil {
+			return "", err
+		}
+		for line := range strings.Lines(string(text)) {
+			line, _, _ = strings.Cut(line, "--")
+			if line = strings.TrimSpace(line); line != "" {
+				schema.WriteString(line + "\n")
+			}
+		}
+	}
+	return schema.String(), nil
 }
 
 // sources is the root of the source tree, below which this program was started.
@@ -52,9 +81,14 @@ func sources(ctx context.Context) (string, error) {
 	return strings.TrimSpace(root), nil
 }
 
-// buildDaemon compiles pq-dispatch from a source tree.
+// buildDaemon compiles pq-dispatch from a source tree, on one processor and after all others, as faults of other stages are
+// injected meanwhile.
 func buildDaemon(ctx context.Context, root, program string) error {
-	if _, err := command(ctx, root, "go", "build", "-o", program, "./cmd/pq-dispatch"); err != nil {
+	build := []string{"go", "build", "-p", "1", "-o", program, "./cmd/pq-dispatch"}
+	if nice, err := exec.LookPath("nice"); err == nil {
+		build = append([]string{nice, "-n", "19"}, build...)
+	}
+	if _, err := command(ctx, root, build[0], build[1:]...); err != nil {
 		return fmt.Errorf("build the daemon: %w", err)
 	}
 	return nil

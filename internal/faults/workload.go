@@ -17,6 +17,7 @@ type load struct {
 	Work  int    `json:"w,omitempty"` // ms that a run takes
 	Fails int    `json:"f,omitempty"` // so many runs fail before one succeeds
 	Delay int    `json:"d,omitempty"` // ms until the next run after one that failed or was put off
+	Brief int    `json:"b,omitempty"` // a run that begins more than so many ms after the put takes no time; 0: each takes its time
 }
 
 // The kinds of jobs, beside those of package judge.

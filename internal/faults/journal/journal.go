@@ -31,7 +31,7 @@ const (
 
 // What a dispatcher writes, about the run of a job: Token, Job, Attempt.
 const (
-	Start     Kind = "start"
+	Start     Kind = "start"     // Text: the queue
 	Effect    Kind = "effect"    // its effect has committed
 	End       Kind = "end"       // the handler has returned; Text: an outcome; Due: ns until the next attempt
 	Cancelled Kind = "cancelled" // its context has ended; Text: the cause
@@ -40,6 +40,7 @@ const (
 // What a dispatcher writes about itself.
 const (
 	Begin       Kind = "begin"        // Text: its role
+	Serves      Kind = "serves"       // Text: a queue from which it claims; all of them before the first session is up
 	SessionUp   Kind = "session-up"   // Job: process id of the server's side of the new lock session
 	SessionLost Kind = "session-lost" // it has noticed
 	Exit        Kind = "exit"         // Attempt: goroutines more than at its begin; Text: an error, if any
@@ -47,9 +48,10 @@ const (
 
 // What the run writes, in a journal of its own. Text names the process, but for those of faults and servers.
 const (
-	FaultBegin   Kind = "fault-begin"   // Job: the injection's number; Text: the fault
+	FaultBegin   Kind = "fault-begin"   // Job: the injection's number; Text: the fault; Due: 1 if it breaks nothing
 	FaultEnd     Kind = "fault-end"     // the same
 	Watched      Kind = "watched"       // the same, after the work was seen to be back or was waited for; Attempt: percent of the processors that others used since the fault's end; Due: 1 if it may take long
+	Open         Kind = "open"          // all processes of the run's beginning are ready
 	Ended        Kind = "ended"         // a process, however it did; Attempt: 1 if no fault ends one in that way
 	Stopped      Kind = "stopped"       // a process is about to be stopped (SIGSTOP)
 	Continued    Kind = "continued"     // a process has been continued

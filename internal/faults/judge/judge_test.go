@@ -68,6 +68,10 @@ func history(t testing.TB, text string) (events []journal.Event, final Final) {
 func TestWhatMustNotHappenIsFoundAndWhatOnlyLooksLikeItIsNot(t *testing.T) {
 	const put = "0 p put-begin 1 plain\n 1 p put-ok 1\n 0 a.1 session-up 71\n 0 b.1 session-up 72\n"
 	const done = "10 a.1 start 1 #1\n 20 a.1 end 1 #1 done\n 21 db accepted 1 #1\n"
+	const first = "0 p put-begin 1 plain\n 1 p put-ok 1\n"
+	const late = "2700 a.1 start 1 #1 apples\n 2710 a.1 end 1 #1 done\n 2711 db accepted 1 #1\n"
+	const older = "0 a.1 serves apples\n 0 a.1 session-up 71\n 0 b.1 serves pears\n 0 b.1 session-up 72\n" + first + late
+	const younger = "1500 p put-begin 2 plain\n 1501 p put-ok 2\n 1600 a.1 start 2 #1 apples\n 1610 a.1 end 2 #1 done\n 1611 db accepted 2 #1\n"
 	const tx = "0 p put-begin 1 tx\n 1 p put-ok 1\n 0 a.1 session-up 71\n 0 b.1 session-up 72\n"
 	for _, c := range []struct {
 		name, history string
@@ -122,7 +126,10 @@ func TestWhatMustNotHappenIsFoundAndWhatOnlyLooksLikeItIsNot(t *testing.T) {
 
 		{"a run long after its time", put + "6000 a.1 start 1 #1\n 6010 a.1 end 1 #1 done\n 6011 db accepted 1 #1", map[What]int{Late: 1}},
 		{"a run as late as a sweep after a fault", put + "2000 run fault-begin 1 x\n 3000 run fault-end 1 x\n 13000 a.1 start 1 #1\n 13010 a.1 end 1 #1 done\n 13011 db accepted 1 #1", nil},
+		{"a run long after the processes were ready", put + "2 run open\n 6000 a.1 start 1 #1\n 6010 a.1 end 1 #1 done\n 6011 db accepted 1 #1", map[What]int{Late: 1}},
+		{"a run soon after the processes were ready", put + "5000 run open\n 6000 a.1 start 1 #1\n 6010 a.1 end 1 #1 done\n 6011 db accepted 1 #1", nil},
 		{"a run later than that", put + "2000 run fault-begin 1 x\n 3000 run fault-end 1 x\n 19000 a.1 start 1 #1\n 19010 a.1 end 1 #1 done\n 19011 db accepted 1 #1", map[What]int{Late: 1}},
+		{"a run later than that, but others used the machine", put + "2000 run fault-begin 1 x\n 3000 run fault-end 1 x\n 3500 run watched 1 #50 x\n 19000 a.1 start 1 #1\n 19010 a.1 end 1 #1 done\n 19011 db accepted 1 #1", nil},
 
 		{"a job that still waits", put + "0 db waits 1 #1", map[What]int{Stuck: 1}},
 		{"a job set aside though it could be done", put + "0 db aside 1 #1", map[What]int{Aside: 1}},
@@ -134,8 +141,30 @@ func TestWhatMustNotHappenIsFoundAndWhatOnlyLooksLikeItIsNot(t *testing.T) {
 		{"one put off that is counted", put + "10 a.1 start 1 #1\n 20 a.1 end 1 #1 +5 snoozed\n 30 b.1 start 1 #2\n 35 b.1 end 1 #2 done\n 36 db accepted 1 #2", map[What]int{Attempts: 1}},
 
 		{"a failure whose next attempt a process took with it before it began", put + "10 a.1 start 1 #1\n 20 a.1 end 1 #1 +5 failed\n 26 run ended b.1\n 50 a.1 start 1 #3\n 55 a.1 end 1 #3 done\n 56 db accepted 1 #3", nil},
-		{"a death that is counted late", put + "5 run ended b.1\n 10 a.1 start 1 #1\n 20 a.1 end 1 #1 +5 failed\n 50 a.1 start 1 #3\n 55 a.1 end 1 #3 done\n 56 db accepted 1 #3", nil},
+		{"a death that may have been a second later than it seems, when the job had failed", put + "5 run ended b.1\n 10 a.1 start 1 #1\n 20 a.1 end 1 #1 +5 failed\n 50 a.1 start 1 #3\n 55 a.1 end 1 #3 done\n 56 db accepted 1 #3", nil},
 		{"one put off, by a process that died later", put + "10 a.1 start 1 #1\n 20 a.1 end 1 #1 +5 snoozed\n 30 b.1 start 1 #1\n 35 b.1 end 1 #1 +5 snoozed\n 36 run ended a.1\n 50 b.1 start 1 #2\n 55 b.1 end 1 #2 done\n 56 db accepted 1 #2", nil},
+		{"a death before the job failed, which nothing counts any more", put + "5 run ended b.1\n 3000 a.1 start 1 #1\n 3010 a.1 end 1 #1 +5 failed\n 3100 a.1 start 1 #3\n 3110 a.1 end 1 #3 done\n 3111 db accepted 1 #3", map[What]int{Attempts: 1}},
+		{"a death before the job was put", "0 a.1 session-up 71\n 0 b.1 session-up 72\n 5 run ended b.1\n 5000 p put-begin 1 plain\n 5001 p put-ok 1\n 5010 a.1 start 1 #2\n 5020 a.1 end 1 #2 done\n 5021 db accepted 1 #2", map[What]int{Attempts: 1}},
+		{"two attempts for one death", put + "5 run ended b.1\n 10 a.1 start 1 #3\n 20 a.1 end 1 #3 done\n 21 db accepted 1 #3", map[What]int{Attempts: 1}},
+		{"a death of a process that does not serve the queue", put + "0 b.1 serves pears\n 5 run ended b.1\n 10 a.1 start 1 #2 apples\n 20 a.1 end 1 #2 done\n 21 db accepted 1 #2", map[What]int{Attempts: 1}},
+		{"a death of a process that serves it", put + "0 b.1 serves pears\n 0 b.1 serves apples\n 5 run ended b.1\n 10 a.1 start 1 #2 apples\n 20 a.1 end 1 #2 done\n 21 db accepted 1 #2", nil},
+		{"a death while another had the job in hand", put + "10 a.1 start 1 #1\n 3000 run ended b.1\n 6000 run ended a.1\n 7000 c.1 start 1 #3\n 7010 c.1 end 1 #3 done\n 7011 db accepted 1 #3", map[What]int{Attempts: 1}},
+		{"the death of the one that had it", put + "10 a.1 start 1 #1\n 3000 run ended b.1\n 6000 run ended a.1\n 7000 c.1 start 1 #2\n 7010 c.1 end 1 #2 done\n 7011 db accepted 1 #2", nil},
+		{"a failure and the death of its session, both counted", put + "10 a.1 start 1 #1\n 3000 a.1 end 1 #1 +9000 broken\n 3001 run ended a.1\n 7000 c.1 start 1 #3\n 7010 c.1 end 1 #3 done\n 7011 db accepted 1 #3", map[What]int{Attempts: 1}},
+		{"one put off while the late failure of a lost claim is written", put + "10 a.1 start 1 #1\n 20 run backend-ended 71\n 30 b.1 start 1 #1\n 2000 b.1 end 1 #1 +5 snoozed\n 2001 a.1 end 1 #1 +5 failed\n 5000 b.1 start 1 #2\n 5010 b.1 end 1 #2 done\n 5011 db accepted 1 #2", nil},
+
+		{"a job that begins long after one that was put long after it", older + younger, map[What]int{Disorder: 1}},
+		{"not so long after it", "0 a.1 serves apples\n 0 a.1 session-up 71\n" + first + strings.ReplaceAll(younger, "1500 p", "900 p") + late, nil},
+		{"where a fault was near", older + younger + "500 run fault-begin 1 x\n 600 run fault-end 1 x", nil},
+		{"where one was near that breaks nothing", older + younger + "500 run fault-begin 1 +1 x\n 600 run fault-end 1 x", map[What]int{Disorder: 1}},
+		{"where one is yet to come", older + younger + "2750 run fault-begin 1 x\n 2800 run fault-end 1 x", map[What]int{Disorder: 1}},
+		{"in another process", older + strings.ReplaceAll(younger, "a.1", "b.1"), nil},
+		{"where another process serves the queue as well", older + younger + "0 b.1 serves apples", nil},
+		{"in another queue", older + strings.ReplaceAll(younger, "apples", "plums"), nil},
+		{"after one that was scheduled, and is more urgent by that", older + strings.ReplaceAll(younger, "begin 2", "begin 2 +50"), nil},
+		{"though it was scheduled itself, and due", strings.ReplaceAll(older, "begin 1", "begin 1 +400") + younger, map[What]int{Disorder: 1}},
+		{"and nobody knows when it was put", strings.ReplaceAll(older, "put-ok", "put-indeterminate") + younger, nil},
+
 		{"a context that goes on after the session was lost", put + "10 a.1 start 1 #1\n 12 run backend-ended 71\n 13 a.1 session-lost\n 6000 a.1 end 1 #1 done\n 6001 db accepted 1 #1", map[What]int{Uncancelled: 1}},
 		{"one whose process was stopped meanwhile", put + "10 a.1 start 1 #1\n 11 run stopped a.1\n 12 run backend-ended 71\n 5990 run continued a.1\n 5995 a.1 session-lost\n 6000 a.1 end 1 #1 done\n 6001 db accepted 1 #1", nil},
 		{"one that ends in time", put + "10 a.1 start 1 #1\n 12 run backend-ended 71\n 13 a.1 session-lost\n 13 a.1 cancelled 1 #1\n 6000 a.1 end 1 #1 done\n 6001 db accepted 1 #1", nil},
@@ -217,5 +246,27 @@ func TestOfManyViolationsAFewAreKeptWithTheirEvidenceAndAllAreCounted(t *testing
 		if len(violation.Evidence) == 0 {
 			t.Errorf("%s: got no evidence", violation.Text)
 		}
+	}
+}
+
+func TestOverlapsAreCountedByTheFaultThatCameBefore(t *testing.T) {
+	v := Judge(history(t, `0 p put-begin 1 plain
+		1 p put-ok 1
+		0 a.1 session-up 71
+		0 b.1 session-up 72
+		2 run fault-begin 1 first
+		3 run fault-end 1 first
+		10 a.1 start 1 #1
+		11 run fault-begin 2 second
+		12 run backend-ended 71
+		13 a.1 cancelled 1 #1
+		14 run fault-end 2 second
+		15 b.1 start 1 #2
+		16 run fault-begin 3 third
+		20 a.1 end 1 #1 broken
+		25 b.1 end 1 #2 done
+		26 db accepted 1 #2`))
+	if diff := cmp.Diff(map[string]int{"second": 1}, v.Overlaps); diff != "" || !v.OK() {
+		t.Errorf("overlaps (-want +got):\n%s%v", diff, v.Violations)
 	}
 }

@@ -177,6 +177,17 @@ begin
 		Shows:    []string{"overlap", "rerun"},
 	},
 	{
+		Name:  "last-first",
+		About: "claims from its position what was put last, and leaves the rest behind",
+		Edits: []Edit{{"sql/functions.sql", `            and not q.id <@ held
+          order by q.id
+          limit least(step`, `            and not q.id <@ held
+          order by q.id desc
+          limit least(step`}},
+		Scenario: []string{"-fault", "backlog", "-injections", "1"},
+		Shows:    []string{"order"},
+	},
+	{
 		Name:  "contexts-live-on",
 		About: "lets handlers work on, when the lock session has broken and their jobs may be another's",
 		Edits: []Edit{{"dispatcher/claims.go", `	l.cancelHandlers(ErrSessionLost)
@@ -237,8 +248,8 @@ begin
 	{
 		Name:  "retry-unfenced",
 		About: "puts a job back whatever its attempt has become",
-		Edits: []Edit{{"sql/functions.sql", `  where q.id = b.id and q.attempt = b.attempt and q.dequeued_at is null;
-`, `  where q.id = b.id and q.dequeued_at is null;
+		Edits: []Edit{{"sql/functions.sql", `  where q.id = b.id and q.attempt = b.attempt and q.enqueued_at <= b.enqueued and q.dequeued_at is null;
+`, `  where q.id = b.id and q.enqueued_at <= b.enqueued and q.dequeued_at is null;
 `}},
 		Scenario: []string{"-fault", "cut-put-back"},
 		Shows:    []string{"attempt"},

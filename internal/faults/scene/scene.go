@@ -21,6 +21,9 @@ type Fault struct {
 	Family string // what it is listed and summed under: process, session, server, network ...
 	About  string // a line that completes "The fault is: ..."
 	Needs  Needs
+	// Harmless says that nothing is broken: it only brings work, before all others. What is judged only where no fault
+	// is near, is judged in it.
+	Harmless bool
 
 	// Inject does it. It returns when the fault is over and what it broke is put right, so that the product has no
 	// excuse any more. An error means that the fault could not be injected, which fails the run. ctx ends when
@@ -121,7 +124,10 @@ func (s *Scene) Long(full, quick time.Duration) time.Duration {
 }
 
 // Wait waits for d, or until ctx ends, which is an error.
-func (s *Scene) Wait(ctx context.Context, d time.Duration) error {
+func (s *Scene) Wait(ctx context.Context, d time.Duration) error { return Wait(ctx, d) }
+
+// Wait waits for d, or until ctx ends, which is an error: the cause.
+func Wait(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
