@@ -9,8 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
-
-	"github.com/pq-dispatch/pq-dispatch/store"
+	"time"
 )
 
 // ErrNotRunning is matched by the errors of methods that need [Dispatcher.Run] to be under way.
@@ -124,37 +123,30 @@ func (l *loop) retire() {
 	})
 }
 
-// cancel ends the context of a job's handler, or keeps a job that waits for a slot from being started.
-func (l *loop) cancel(id int64) {
+// cancel ends the context of a job's handler, or keeps a job that waits for a slot from being started. It concerns what
+// was claimed by then, and tells whether that is in hand.
+func (l *loop) cancel(id int64, by time.Time) (held bool) {
 	for _, q := range l.queues {
-		if c := q.held[id]; c != nil {
+		if c := q.held[id]; c != nil && !c.claimedAt.After(by) {
 			c.ctx.get().cancel(ErrCancelled)
 			l.slots.skip(c)
+			held = true
 		}
 	}
+	return held
 }
 
 // obey carries out what operators have said on the channel.
 func (l *loop) obey(heard *hints) {
 	for _, id := range heard.cancelled {
-		l.cancel(id)
+		if !l.cancel(id, time.Now()) && l.asking {
+			l.early = append(l.early, id) // the claim under way may have locked it
+		}
 	}
 	for q := range heard.paused {
 		l.handBack(q, 0)
 		q.halted = true
 		q.wanted = true // for the claim that finds it paused, and says until when
-	}
-}
-
-// catchUp carries out what a sweep has found operators to have said. What was heard of it before is done already.
-func (l *loop) catchUp(found store.Survey) {
-	for _, id := range found.Cancelled {
-		l.cancel(id)
-	}
-	for _, name := range found.Paused {
-		if q := l.d.queues[name]; q != nil && (l.handBack(q, 0) || l.asking) { // a claim under way may be of before
-			q.halted, q.wanted = true, true
-		}
 	}
 }
 

@@ -47,6 +47,9 @@ func (l *loop) ask() {
 	l.send(request)
 }
 
+// spare is how many locks more the session may hold.
+func (l *loop) spare() int { return l.session.budget - l.locks + len(l.release) }
+
 func (l *loop) send(request ask) {
 	l.asking = true
 	l.keeper.asks <- request // there is room: no other is under way
@@ -57,7 +60,7 @@ func (l *loop) choose() (*queue, int) {
 	if l.stopping || l.burying || !l.session.surveyed {
 		return nil, 0
 	}
-	spare := l.session.budget - l.locks + len(l.release)
+	spare := l.spare()
 	now := time.Now()
 	for i := range l.queues {
 		n := (l.turn + i) % len(l.queues)
@@ -94,8 +97,12 @@ func (l *loop) hear(a answer) {
 		l.settleIn(a.settle, a.buckets)
 	case a.queue != nil:
 		l.take(a)
+		for _, id := range l.early {
+			l.cancel(id, a.at)
+		}
 		l.shed()
 	}
+	l.early = nil
 	if len(a.claim.Release) > 0 && len(l.release) == 0 {
 		l.wakeOthers()
 	}
@@ -245,6 +252,9 @@ func answers(ctx context.Context, conn *pgx.Conn) error {
 // that this process at least does not run them a second time beside them.
 func (l *loop) lose(err error) {
 	l.d.log.Error("the lock session broke; its claims are lost", "running", l.slots.atWork(), "error", err)
+	if l.session != nil {
+		l.session.lost.Store(true)
+	}
 	l.cancelHandlers(ErrSessionLost)
 	l.listener.Do(answers) // what broke the one may have broken the other
 	for _, q := range l.queues {
@@ -255,7 +265,7 @@ func (l *loop) lose(err error) {
 	}
 	l.session = nil
 	l.ring.self.Store(0)
-	l.locks, l.release, l.ended, l.unparked = 0, nil, nil, nil
+	l.locks, l.release, l.ended, l.unparked, l.early = 0, nil, nil, nil, nil
 	clear(l.batches)
 	// An ask that was under way went down with it.
 	l.asking = false

@@ -71,6 +71,7 @@ type loop struct {
 	paused   bool    // nothing is asked, until resume
 	resume   *time.Timer
 	batches  map[int64]int // how many of a batch's jobs have not ended
+	early    []int64       // jobs that were cancelled while an ask was under way that may bring them
 	offset   time.Duration // of the database's clock from ours; known after the first claim
 	offsetOK bool
 

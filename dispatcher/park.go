@@ -109,12 +109,13 @@ func (l *loop) unpark(b *bucket) {
 
 // saturate sees to the queues that have jobs but no room: another process may have.
 func (l *loop) saturate() {
+	spare := l.spare()
 	for _, q := range l.queues {
 		free, waiting, busy := l.slots.spare(q)
 		if waiting > 0 { // by then they should have been started; look whether to hand them back
 			l.expect(q, reserveTime)
 		}
-		if !q.wanted || q.room(free, waiting, busy) > 0 {
+		if !q.wanted || min(spare, q.room(free, waiting, busy)) > 0 {
 			continue
 		}
 		l.inform(q)

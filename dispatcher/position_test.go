@@ -104,12 +104,22 @@ func TestPiecesOfALongHeadCoverItAll(t *testing.T) {
 }
 
 // What is committed a little late stands just behind the position, and is looked for there much more often than a
-// round takes.
+// round takes: the more so while there is something.
 func TestJustBehindTheHeadIsLookedAtOften(t *testing.T) {
+	late := []*store.Job{{ID: 999_500}}
+	if near := looksJustBehind(t, late); near < 2000/(headShare+2) {
+		t.Errorf("it was looked at %d times in 2 seconds, with a job each time; want every %d ms", near, headShare+1)
+	}
+	if near := looksJustBehind(t, nil); near < 2000/(headShare<<mostVain+2) || near > 2000/(headShare<<mostVain)+5 {
+		t.Errorf("it was looked at %d times in 2 seconds, in vain; want every %d ms", near, headShare<<mostVain+1)
+	}
+}
+
+// looksJustBehind tells how often that is, in 2 seconds with looks of a millisecond.
+func looksJustBehind(t *testing.T, found []*store.Job) (near int) {
 	now := time.Now()
 	p := position{after: 1_000_000, head: now, headCost: time.Second, trail: 999_000, width: 4000, marked: now.Add(time.Hour)}
 	p.far.at = now.Add(time.Hour) // no look there, which might tell that the head is not long any more
-	near := 0
 	for range 1000 {
 		now = now.Add(time.Millisecond)
 		after, upto := p.next(now, false)
@@ -120,10 +130,9 @@ func TestJustBehindTheHeadIsLookedAtOften(t *testing.T) {
 			if near++; after != 999_000 || upto != p.after {
 				t.Fatalf("got a look from %d to %d, want the ids since a second ago", after, upto)
 			}
+			a.claims.Jobs = found
 		}
 		p.advance(a, false)
 	}
-	if near < 100 {
-		t.Errorf("it was looked at %d times in 2 seconds, want every %d ms", near, headShare+1)
-	}
+	return near
 }

@@ -71,7 +71,7 @@ type claim struct {
 	age       time.Duration // since it was due, at that time
 	outcome   outcome       // set by its worker, before it is finished
 	running   bool          // under the lock of the slots
-	moved     bool          // a claim came upon it where it was not, by its times as it was claimed; the loop's
+	moved     bool          // its row got another time after it was claimed, so that claims from a position may meet it; the loop's
 }
 
 // room is how many jobs of the queue to claim now: those that free slots wait for, and a little more,

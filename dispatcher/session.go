@@ -30,10 +30,9 @@ type sessionScope struct {
 	cancel context.CancelCauseFunc
 	budget int // how many locks it may hold
 
-	surveyed bool // once: claims wait for it, as what the dead have left must be counted before it is run again
+	lost     atomic.Bool // it broke; the contexts may have had another end before
+	surveyed bool        // once: claims wait for it, as what the dead have left must be counted before it is run again
 }
-
-func (s *sessionScope) lost() bool { return context.Cause(s.ctx) == ErrSessionLost }
 
 // ask is what the loop wants done on the lock session: a claim, or the names of wake locks.
 type ask struct {

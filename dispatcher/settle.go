@@ -61,7 +61,7 @@ func (d *Dispatcher) settle(ctx context.Context, batch []*claim, wait bool) (wri
 	}
 }
 
-// write sends the outcomes, at most one statement a kind. Each is safe to repeat: it concerns an
+// write sends the outcomes in one round trip, a statement for each kind, and of what is done for each attempt and session. Each is safe to repeat: it concerns an
 // attempt, and changes nothing once that is over.
 func (d *Dispatcher) write(ctx context.Context, batch []*claim, repeated bool) error {
 	limit := settleFirst
@@ -77,6 +77,7 @@ func (d *Dispatcher) write(ctx context.Context, batch []*claim, repeated bool) e
 	}()
 	var completed, checked []store.Run
 	var returned []store.Return
+	var forgone []*claim
 	for _, c := range batch {
 		switch c.outcome.kind {
 		case done, discarded:
@@ -84,9 +85,8 @@ func (d *Dispatcher) write(ctx context.Context, batch []*claim, repeated bool) e
 		case completedTx:
 			checked = append(checked, c.job.Run())
 		case retried, snoozed, setAside:
-			// Once the claim is lost another may have begun the same attempt, which must not be taken from it.
-			// (A cancel is the operator's will, whoever runs the job.)
-			if c.session.lost() && context.Cause(&c.ctx) != ErrCancelled {
+			if c.forgone() {
+				forgone = append(forgone, c)
 				continue
 			}
 			returned = append(returned, c.outcome.back)
@@ -104,6 +104,9 @@ func (d *Dispatcher) write(ctx context.Context, batch []*claim, repeated bool) e
 	if err != nil {
 		return err
 	}
+	if len(forgone) > 0 {
+		d.log.Warn("jobs that had not been done are run again, as the same attempt: their claims were lost", "jobs", summary(forgone))
+	}
 	if refused := len(completed) + len(returned) - accepted; refused > 0 && !repeated {
 		// A repeated write may find its own work done: then this tells nothing.
 		telemetry.Refused(ctx, refused)
@@ -111,6 +114,12 @@ func (d *Dispatcher) write(ctx context.Context, batch []*claim, repeated bool) e
 			"refused", refused, "of", summary(batch))
 	}
 	return nil
+}
+
+// forgone tells whether the outcome of a job that is not done is not to be written: once the claim is lost, another may
+// have begun the same attempt, which must not be taken from it. A cancel is the operator's will, whoever runs the job.
+func (c *claim) forgone() bool {
+	return c.session.lost.Load() && context.Cause(&c.ctx) != ErrCancelled
 }
 
 // rolledBack finds the jobs whose handler called CompleteTx and returned nil, but did not commit.
@@ -122,7 +131,7 @@ func (d *Dispatcher) rolledBack(ctx context.Context, batch []*claim, checked []s
 	}
 	var failed []store.Return
 	for _, c := range batch {
-		if c.outcome.kind == completedTx && slices.Contains(ids, c.job.ID) {
+		if c.outcome.kind == completedTx && slices.Contains(ids, c.job.ID) && !c.forgone() {
 			failed = append(failed, c.failed(errNotCommitted).back)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 // surveyed is what came of a sweep.
 type surveyed struct {
 	session *sessionScope // in whose time it was begun
+	begun   time.Time
 	queues  []*queue
 	survey  store.Survey
 	err     error
@@ -26,7 +27,8 @@ func (l *loop) lookAround() {
 		return
 	}
 	l.sweep, l.sweeping = false, true
-	s := surveyed{session: l.session, queues: l.unwatched(time.Now())}
+	now := time.Now()
+	s := surveyed{session: l.session, begun: now, queues: l.unwatched(now)}
 	l.background.Go(func() {
 		ctx, cancel := context.WithTimeout(s.session.ctx, sessionTimeout) // no longer: the next session begins with one
 		defer cancel()
@@ -82,7 +84,9 @@ func (l *loop) hearSurvey(s surveyed) {
 		}
 	}
 	l.session.budget = s.survey.Budget
-	l.catchUp(s.survey)
+	for _, id := range s.survey.Cancelled { // who asked may not have been heard
+		l.cancel(id, s.begun) // a later run it does not know of
+	}
 	l.shed()
 	if len(s.survey.Dead) > 0 && !l.burying {
 		l.burying = true

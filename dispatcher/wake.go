@@ -48,8 +48,8 @@ func (l *loop) expect(q *queue, delay time.Duration) {
 // callAgain is how often others are told of due jobs that there is no room for here.
 const callAgain = time.Second
 
-// inform lets others know of due jobs that there is no room for here: they may have room, and not know of
-// what fell due by our own timer only, such as a retry: an UPDATE notifies nobody.
+// inform lets others know of jobs that there is no room for here, once a timer has fired for them: they may have room,
+// and not know, as of a retry: an UPDATE notifies nobody.
 func (l *loop) inform(q *queue) {
 	if !q.untold {
 		return
@@ -71,6 +71,9 @@ func (l *loop) advance() {
 			q.armed = never
 		}
 	})
+	if l.session != nil {
+		l.shed() // what should have been started by now
+	}
 }
 
 // arm sets the one timer to the wheel's next entry.

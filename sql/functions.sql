@@ -230,9 +230,10 @@ begin
     return;
   end if;
 
-  -- claimed_at by the clock and not by the transaction's start: bury compares it with when a job was put off.
+  -- claimed_at is when this began to look, not when it has found: a cancel of a job that is locked by now is asked of
+  -- us (see asked). Nor is it the transaction's start: bury compares it with when a job was put off.
   insert into {{.Support}}.ledger (dispatcher, batch, ids, attempts, claimed_at)
-  values (claim.dispatcher, claim.batch, ids, attempts, clock_timestamp());
+  values (claim.dispatcher, claim.batch, ids, attempts, statement_timestamp());
 
   return query
     select q.id, q.data, q.enqueued_at, q.schedule_at, q.expected_at, q.task, q.attempt,
@@ -586,12 +587,12 @@ $$;
 
 -- sweep: one look at many queues, and at what has to be looked at now and then. For each queue: is a job
 -- due, and in how many seconds is the next one. And whose entries stand in the ledger though their
--- beacon is out, the lock budget, whether the dispatcher's own beacon is lit, and what operators have said that it may
--- not have heard: which of its jobs to cancel, and which queues are paused.
+-- beacon is out, the lock budget, whether the dispatcher's own beacon is lit, and which of its jobs it was asked to
+-- cancel, and may not have heard.
 create function {{.Support}}.sweep(
   queues text[], dispatcher integer,
   out due boolean[], out next_due double precision[], out dead integer[], out budget integer, out lit boolean,
-  out cancelled bigint[], out paused text[]
+  out cancelled bigint[]
 )
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -608,7 +609,6 @@ begin
   dead := '{}';
   budget := {{.Support}}.lock_budget();
   cancelled := {{.Support}}.asked(dispatcher);
-  paused := array(select p.q_name from {{.Support}}.pauses p where p.until > statement_timestamp());
   lit := exists (
     select from pg_locks k
     where k.locktype = 'advisory' and k.classid = {{.BeaconClass}} and k.objid::integer = dispatcher and k.objsubid = 2);

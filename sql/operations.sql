@@ -524,6 +524,7 @@ begin
     from {{.Table}} q -- as it was before
     left join retried r on r.id = q.id
     where q.id = any (free);
+  delete from {{.Support}}.cancels c where c.id = any (free); -- or its next run may be taken for the one that was cancelled
   return query
     select * from {{.Support}}.conclude(ids, free, queue, state);
 end

@@ -1,4 +1,4 @@
--- Migration 1: the queue table, what indexes it, and the three small tables beside it.
+-- Migration 1: the queue table, what indexes it, and the four small tables beside it.
 --
 -- One table holds all jobs of all queues. Its columns are a superset of those of Python's pq, and
 -- every column that pq does not know has a default, so that a pq producer can put into it unchanged.
@@ -48,7 +48,7 @@ alter table {{.Table}} set (
 );
 
 -- The ledger: what each dispatcher has claimed, a row per claimed batch, deleted when the batch has
--- ended. Read only after the dispatcher's death. Unlogged, since a crash of the server ends every
+-- ended. Read after the dispatcher's death, and to find who was asked to cancel a job. Unlogged, since a crash of the server ends every
 -- claim anyway.
 create unlogged table {{.Support}}.ledger (
   dispatcher integer not null,
@@ -58,7 +58,7 @@ create unlogged table {{.Support}}.ledger (
   claimed_at timestamptz not null default now(),
   primary key (dispatcher, batch)
 );
--- Written and deleted within milliseconds, never read: not worth compressing (0.25 -> 0.07 ms for 500).
+-- Written and deleted within milliseconds, hardly ever read: not worth compressing (0.25 -> 0.07 ms for 500).
 alter table {{.Support}}.ledger
   alter column ids set storage external,
   alter column attempts set storage external;

@@ -9,7 +9,7 @@ import (
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
 
-func TestASweepTellsWhatItsDispatcherWasAskedToCancelAndWhatIsPaused(t *testing.T) {
+func TestASweepTellsWhatItsDispatcherWasAskedToCancel(t *testing.T) {
 	pool, jobs := open(t)
 	apples := jobs.Queue("apples")
 	for range 3 {
@@ -43,20 +43,8 @@ func TestASweepTellsWhatItsDispatcherWasAskedToCancelAndWhatIsPaused(t *testing.
 	if n := one[int](t, pool, `select count(*)::int from pq_dispatch.cancels`); n != 1 {
 		t.Errorf("got %d entries, want one: what is over is deleted", n)
 	}
-
-	check(t, pause(t, apples))
-	survey, err := jobs.Sweep(t.Context(), session.ID(), nil)
-	check(t, err)
-	if !slices.Equal(survey.Paused, []string{"apples"}) {
-		t.Errorf("got %q, want apples to be paused", survey.Paused)
-	}
 	release(t, session, mine)
 	release(t, other, theirs)
-}
-
-func pause(t *testing.T, q *store.Queue) error {
-	_, err := q.Pause(t.Context(), store.PauseOptions{})
-	return err
 }
 
 func TestWhatADispatcherWasAskedToCancelBeforeItsDeathIsCancelled(t *testing.T) {
@@ -78,5 +66,61 @@ func TestWhatADispatcherWasAskedToCancelBeforeItsDeathIsCancelled(t *testing.T) 
 			check(t, openSession(t, jobs).Forget(t.Context(), victim.ID()))
 			wantRows(t, pool, "forgotten", "1 0 x", "1 0")
 		})
+	}
+}
+
+// The claim has the job's lock, and is not done yet.
+func TestACancelThatFallsIntoAClaimIsAskedOfIt(t *testing.T) {
+	pool, jobs := open(t)
+	apples := jobs.Queue("apples")
+	id := put(t, apples, 1)
+	session := openSession(t, jobs)
+	tx, err := pool.Begin(t.Context())
+	check(t, err)
+	_, err = tx.Exec(t.Context(), `lock table pq_dispatch.ledger in share mode`) // it comes there after the lock
+	check(t, err)
+	claimed := make(chan store.Claims, 1)
+	go func() {
+		c, _ := session.Claim(t.Context(), store.ClaimRequest{Queue: apples, Want: 1})
+		claimed <- c
+	}()
+	eventually(t, pool, `select exists (
+		select from pg_locks
+		where locktype = 'relation' and not granted and database = (select oid from pg_database where datname = current_database()))`)
+	if got := outcomeOf(t, jobs, store.Cancel(), id); got != "asked" {
+		t.Errorf("got %q, want it asked for", got)
+	}
+	check(t, tx.Commit(t.Context()))
+	wantClaims(t, <-claimed, id)
+	survey, err := jobs.Sweep(t.Context(), session.ID(), nil)
+	check(t, err)
+	if !slices.Equal(survey.Cancelled, []int64{id}) {
+		t.Errorf("got %d to cancel, want %d", survey.Cancelled, id)
+	}
+}
+
+// The batch of a job that came back stands in the ledger, for another, until its dispatcher dies.
+func TestABurialDoesNotCancelWhatWasRetriedSince(t *testing.T) {
+	pool, jobs := open(t)
+	apples := jobs.Queue("apples")
+	id, _ := put(t, apples, 1), put(t, apples, 2)
+	first, second := openSession(t, jobs), openSession(t, jobs)
+	wantClaims(t, claim(t, first, apples, 1+1), id, id+1)
+	_, err := first.Claim(t.Context(), store.ClaimRequest{Release: []int64{id}})
+	check(t, err)
+	theirs := claim(t, second, apples, 1)
+	wantClaims(t, theirs, id)
+	if got := outcomeOf(t, jobs, store.Cancel(), id); got != "asked" {
+		t.Errorf("got %q, want it asked for", got)
+	}
+	settle(t, jobs, nil, store.Return{Run: theirs.Jobs[0].Run(), SetAside: true, Reason: "cancelled"})
+	release(t, second, theirs)
+	if got := outcomeOf(t, jobs, store.Retry(false), id); got != "retried" {
+		t.Errorf("got %q, want it retried", got)
+	}
+	kill(t, pool, first)
+	bury(t, jobs, first, 0)
+	if one[bool](t, pool, `select set_aside from queue where id = $1`, id) {
+		t.Error("it was cancelled a second time")
 	}
 }

@@ -58,7 +58,7 @@ func (s *Store) Settle(ctx context.Context, done []Run, back []Return) (accepted
 		accepted += n
 		return err
 	}
-	for of, g := range groups(done) {
+	for of, g := range byKind(done) {
 		batch.Queue(`select `+s.function("complete")+`($1, $2, $3, $4::int8multirange, $5)`,
 			g.ids, of.attempt, g.places, multirange(g.ids), g.newest.put()).QueryRow(count)
 	}
@@ -88,7 +88,7 @@ type group struct {
 	newest Run
 }
 
-func groups(runs []Run) map[alike]*group {
+func byKind(runs []Run) map[alike]*group {
 	groups := map[alike]*group{}
 	for _, r := range runs {
 		of := alike{r.Attempt, r.session}

@@ -323,9 +323,7 @@ type Survey struct {
 	Budget   int       // how many locks a dispatcher may hold now
 	Lit      bool      // the asking dispatcher's beacon is lit: its lock session lives
 
-	// What operators have said, heard or not.
-	Cancelled []int64  // jobs of the dispatcher that it was asked to cancel
-	Paused    []string // queues, of all
+	Cancelled []int64 // jobs of the dispatcher that it was asked to cancel, whether it heard or not
 }
 
 // Sweep looks at all the queues in one statement, and for what dispatchers other than this one have left.
@@ -337,8 +335,8 @@ func (s *Store) Sweep(ctx context.Context, dispatcher int32, queues []*Queue) (S
 	var found Survey
 	var due []bool
 	var next []*float64 // in seconds
-	err := s.db.QueryRow(ctx, `select due, next_due, dead, budget, lit, cancelled, paused from `+s.function("sweep")+`($1, $2)`, names, dispatcher).
-		Scan(&due, &next, &found.Dead, &found.Budget, &found.Lit, &found.Cancelled, &found.Paused)
+	err := s.db.QueryRow(ctx, `select due, next_due, dead, budget, lit, cancelled from `+s.function("sweep")+`($1, $2)`, names, dispatcher).
+		Scan(&due, &next, &found.Dead, &found.Budget, &found.Lit, &found.Cancelled)
 	if err != nil {
 		return Survey{}, fmt.Errorf("store: sweep: %w", explain(err))
 	}

@@ -89,8 +89,15 @@ func (c *command) Handle(ctx context.Context, job *dispatcher.Job) error {
 	})
 	pipes.Go(func() { _, _ = io.Copy(io.MultiWriter(&tail, c.stderr), output) })
 
+	// While it has ended but has not been reaped, no other process and no other group can have its id.
+	unreaped := group.AwaitEnd(cmd.Process)
+	if unreaped {
+		c.groups.End(cmd.Process)
+	}
 	err = cmd.Wait()
-	c.groups.End(cmd.Process)
+	if !unreaped {
+		c.groups.End(cmd.Process)
+	}
 	_ = output.SetReadDeadline(time.Now().Add(drainTime))
 	pipes.Wait()
 	if err == nil {

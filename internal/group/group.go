@@ -27,17 +27,23 @@ type Set struct {
 func (s *Set) Start(cmd *exec.Cmd) error {
 	Isolate(cmd)
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
+	closed := s.closed
+	s.mu.Unlock()
+	if closed {
 		return ErrClosed
 	}
-	if err := cmd.Start(); err != nil {
+	if err := cmd.Start(); err != nil { // without the lock: a directory that does not answer holds it up
 		return err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.running == nil {
 		s.running = map[*os.Process]bool{}
 	}
 	s.running[cmd.Process] = true
+	if s.closed { // meanwhile
+		Kill(cmd.Process)
+	}
 	return nil
 }
 

@@ -64,6 +64,8 @@ type assignment struct {
 	id      string
 	line    []byte
 	outcome chan error // of capacity 1; errReturned: another process is to have it
+
+	returned bool // because a process spoke of another job
 }
 
 // errReturned tells that the process was dead when the job came to it, or spoke of another one still.
@@ -246,7 +248,7 @@ func (w *Worker) greet(c *conversation) error {
 
 // run has the process do a job, and tells the assignment what became of it. An error means that the process
 // has ended. A second answer to a job that it had before is no fault of this one, which is given to another process
-// then: not for ever, as each such process has done a job.
+// then: once, as it may be the program that mistakes this one's name.
 func (w *Worker) run(c *conversation, a *assignment, worked bool) error {
 	c.stderr.reset()
 	c.say(a.line)
@@ -264,9 +266,10 @@ func (w *Worker) run(c *conversation, a *assignment, worked bool) error {
 			}
 			outcome, last, err := parseOutcome(line, a.id)
 			if err != nil {
-				returned := worked && errors.Is(err, errOtherJob)
+				returned := worked && errors.Is(err, errOtherJob) && !a.returned && a.ctx.Err() == nil
 				err = c.end(0, err)
 				if returned {
+					a.returned = true
 					a.outcome <- errReturned
 				} else {
 					a.outcome <- fmt.Errorf("handler: %w", err)
