@@ -8,8 +8,8 @@ func measure() usage            { return usage{} }
 func (usage) foreign(usage) int { return 0 }
 
 type process struct {
-	pid  int
-	name string
+	pid, parent int
+	name        string
 }
 
 func processes() []process { return nil }
