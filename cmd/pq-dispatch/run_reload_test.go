@@ -77,6 +77,8 @@ func TestAWorkerThatAReloadReplacesEndsWithItsLastJob(t *testing.T) {
 		return fmt.Sprintf("queues: {apples: {worker: {command: [%s], processes: %d}}}", worker(t), processes)
 	}
 	s := d.daemon(config(1))
+	d.must("put", "apples", `{"kind": "Cox"}`)
+	d.eventually("the worker has started, and is free", func() bool { return d.number(`select count(*) from queue`) == 0 })
 	id := strings.TrimSpace(d.must("put", "apples", `{"sleep": 1000}`))
 	d.eventually("the job runs", func() bool {
 		return d.number(`select count(*) from pg_locks where locktype = 'advisory' and classid = pq_dispatch.lock_class()::oid`) == 1

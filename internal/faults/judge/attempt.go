@@ -15,6 +15,9 @@ import (
 // it puts the job off, which takes it out of the hands of all who had claimed it before.
 func (c *court) judgeAttempt(j *job, i int) {
 	b := j.runs[i]
+	if c.broken(b, b.start) { // its number is that of its claim, which was lost, though its dispatcher had not heard
+		return
+	}
 	least, since, later := 1, j.begun+j.delay, j.runs[:i]
 	for n, a := range slices.Backward(j.runs[:i]) {
 		if a.outcome != journal.Failed && a.outcome != journal.Snoozed || c.broken(a, b.start) || c.superseded(j, a, b) {

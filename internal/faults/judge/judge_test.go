@@ -124,6 +124,9 @@ func TestWhatMustNotHappenIsFoundAndWhatOnlyLooksLikeItIsNot(t *testing.T) {
 		{"one put off, before its delay is over", put + "10 a.1 start 1 #1\n 20 a.1 end 1 #1 +100 snoozed\n 110 b.1 start 1 #1\n 115 b.1 end 1 #1 done\n 116 db accepted 1 #1", map[What]int{Early: 1}},
 		{"a failure that was never written, and another run at once", put + "10 a.1 start 1 #1\n 20 a.1 end 1 #1 +100 failed\n 25 run backend-ended 71\n 26 a.1 session-lost\n 30 b.1 start 1 #1\n 35 b.1 end 1 #1 done\n 36 db accepted 1 #1", nil},
 
+		{"a run of a lost claim, of which its dispatcher has not heard, after a failure elsewhere", put + "2000 run backend-ended 71\n 2080 b.1 start 1 #1\n 2085 b.1 end 1 #1 +100 failed\n 2090 a.1 start 1 #1\n 2095 a.1 end 1 #1 +100 failed\n 2100 a.1 session-lost\n 2400 b.1 start 1 #2\n 2405 b.1 end 1 #2 done\n 2406 db accepted 1 #2", nil},
+		{"the same, but its session lived", put + "2080 b.1 start 1 #1\n 2085 b.1 end 1 #1 +100 failed\n 2090 a.1 start 1 #1\n 2095 a.1 end 1 #1 +100 failed\n 2400 b.1 start 1 #2\n 2405 b.1 end 1 #2 done\n 2406 db accepted 1 #2", map[What]int{Early: 1, Attempts: 1}},
+
 		{"a run long after its time", put + "6000 a.1 start 1 #1\n 6010 a.1 end 1 #1 done\n 6011 db accepted 1 #1", map[What]int{Late: 1}},
 		{"a run as late as a sweep after a fault", put + "2000 run fault-begin 1 x\n 3000 run fault-end 1 x\n 13000 a.1 start 1 #1\n 13010 a.1 end 1 #1 done\n 13011 db accepted 1 #1", nil},
 		{"a run long after the processes were ready", put + "2 run open\n 6000 a.1 start 1 #1\n 6010 a.1 end 1 #1 done\n 6011 db accepted 1 #1", map[What]int{Late: 1}},

@@ -21,7 +21,7 @@ func (c *court) judgeTime(j *job, i int) {
 		}
 		return
 	}
-	if a := j.runs[i-1]; c.superseded(j, a, b) {
+	if a := j.runs[i-1]; c.superseded(j, a, b) || c.broken(b, b.start) { // it was claimed before a had run
 		return
 	} else if (a.outcome == journal.Failed || a.outcome == journal.Snoozed) && !c.broken(a, b.start) && b.start < a.end+a.delay-tick {
 		c.accuse(Early, j, fmt.Sprintf("a run began %v before its delay was over", time.Duration(a.end+a.delay-b.start)))
