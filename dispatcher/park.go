@@ -111,6 +111,9 @@ func (l *loop) unpark(b *bucket) {
 func (l *loop) saturate() {
 	spare := l.spare()
 	for _, q := range l.queues {
+		if !q.wanted && len(q.held) == 0 {
+			continue
+		}
 		free, waiting, busy := l.slots.spare(q)
 		if waiting > 0 { // by then they should have been started; look whether to hand them back
 			l.expect(q, reserveTime)
