@@ -4,14 +4,12 @@ package bench
 
 import (
 	"context"
-	"errors"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pq-dispatch/pq-dispatch/internal/load"
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
 
@@ -79,21 +77,10 @@ func (h *harness) putFor(ctx context.Context, what, triggers, notify string, s s
 
 // putAll puts jobs from all connections at once until the time is over.
 func putAll(ctx context.Context, queue *store.Queue, duration time.Duration) (put int, err error) {
-	var total atomic.Int64
-	errs := make([]error, putters)
-	var all sync.WaitGroup
-	start := time.Now()
-	for i := range errs {
-		all.Go(func() {
-			for errs[i] == nil && time.Since(start) < duration {
-				if _, errs[i] = queue.Put(ctx, 0); errs[i] == nil {
-					total.Add(1)
-				}
-			}
-		})
-	}
-	all.Wait()
-	return int(total.Load()), errors.Join(errs...)
+	return load.Flood(putters, duration, func(int64) error {
+		_, err := queue.Put(ctx, 0)
+		return err
+	})
 }
 
 // enqueueCopy compares PutMany with a bare COPY.

@@ -4,10 +4,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/pq-dispatch/pq-dispatch/internal/load"
@@ -176,20 +174,9 @@ func (r *runner) enqueue(ctx context.Context, c *contender) (o outcome, err erro
 
 // putFor puts from all connections at once until the time is over.
 func (t *trial) putFor(ctx context.Context, d time.Duration) (put int, err error) {
-	var total atomic.Int64
-	errs := make([]error, putters)
-	var all sync.WaitGroup
-	start := time.Now()
-	for i := range errs {
-		all.Go(func() {
-			for errs[i] == nil && time.Since(start) < d {
-				errs[i] = t.put(ctx, job{ID: total.Add(1)}, time.Time{})
-			}
-		})
-	}
-	all.Wait()
-	if err := errors.Join(errs...); err != nil {
+	put, err = load.Flood(putters, d, func(n int64) error { return t.put(ctx, job{ID: n}, time.Time{}) })
+	if err != nil {
 		return 0, fmt.Errorf("put: %w", err)
 	}
-	return int(total.Load()), nil
+	return put, nil
 }

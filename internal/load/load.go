@@ -1,8 +1,9 @@
-// Package load makes calls that come when they do, however slow what is called: an open loop.
+// Package load makes calls: at a rate, however slow what is called, or as fast as that allows.
 package load
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -58,4 +59,24 @@ func (l Load) Run(ctx context.Context, call func(ctx context.Context, n int, due
 	}
 	callers.Wait()
 	return int(done.Load()), context.Cause(ctx)
+}
+
+// Flood makes calls for a time, numbered from 1, each caller one after another until it has an error. It returns how many have
+// succeeded when all have ended, and the errors.
+func Flood(callers int, d time.Duration, call func(n int64) error) (made int, err error) {
+	var next, done atomic.Int64
+	errs := make([]error, callers)
+	var all sync.WaitGroup
+	start := time.Now()
+	for i := range errs {
+		all.Go(func() {
+			for errs[i] == nil && time.Since(start) < d {
+				if errs[i] = call(next.Add(1)); errs[i] == nil {
+					done.Add(1)
+				}
+			}
+		})
+	}
+	all.Wait()
+	return int(done.Load()), errors.Join(errs...)
 }

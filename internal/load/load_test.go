@@ -105,3 +105,26 @@ func TestDueTimesKeepTheRate(t *testing.T) {
 		}
 	})
 }
+
+func TestFloodEndsWithItsTimeAndTellsErrors(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		made, err := Flood(3, time.Second, func(int64) error {
+			time.Sleep(100 * time.Millisecond)
+			return nil
+		})
+		if made != 30 || err != nil {
+			t.Errorf("got %d calls and %v, want 30", made, err)
+		}
+		broken := errors.New("broken")
+		made, err = Flood(3, time.Second, func(n int64) error {
+			time.Sleep(100 * time.Millisecond)
+			if n == 2 {
+				return broken
+			}
+			return nil
+		})
+		if made != 20 || !errors.Is(err, broken) {
+			t.Errorf("got %d calls and %v, want 20 of the two others, and %v", made, err, broken)
+		}
+	})
+}
