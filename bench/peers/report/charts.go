@@ -258,10 +258,11 @@ func (c *comparison) lines(w *view) *lineCharts {
 					ranges = append(ranges, fmt.Sprintf("M%s %sV%s", at, percent(1-s.at(v.Low)), percent(1-s.at(v.High))))
 				}
 				text := fmt.Sprintf("%s, %s %s: %s", each.Name, digits(x), w.x.title, f.said(v))
-				if v.Behind {
+				behind := c.fellBehind(w, each.ID, x)
+				if behind {
 					text += ", fell behind"
 				}
-				one.Markers = append(one.Markers, marker{at, up, text, v.Behind})
+				one.Markers = append(one.Markers, marker{at, up, text, behind})
 			}
 			one.Points, one.Ranges = strings.Join(points, " "), strings.Join(ranges, "")
 			if len(points) > 0 {

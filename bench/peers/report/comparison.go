@@ -100,7 +100,6 @@ type value struct {
 	Rounds            int  // that have it
 	MoreThan          bool // the median is larger than Median: so long the run was, and no longer
 	Open              bool // the highest is larger than High
-	Behind            bool // in most rounds the contender fell behind what it was offered
 }
 
 func (v value) known() bool { return v.Rounds > 0 }
@@ -112,15 +111,11 @@ func (f figure) over(measured []result.Measurement) value {
 		bound bool
 	}
 	var all []one
-	behind := 0
 	for _, m := range measured {
 		if v, ok := m.Figures[f.name]; ok {
 			all = append(all, one{v, false})
 		} else if v, ok := m.Figures[f.bound]; ok && f.bound != "" {
 			all = append(all, one{v, true})
-		}
-		if m.Figures["behind"] != 0 {
-			behind++
 		}
 	}
 	if len(all) == 0 {
@@ -139,9 +134,25 @@ func (f figure) over(measured []result.Measurement) value {
 	a, b := all[(len(all)-1)/2], all[len(all)/2]
 	v := value{
 		Median: (a.v + b.v) / 2, Low: low.v, High: high.v, Rounds: len(all), // of a bound and a number, a bound again
-		MoreThan: b.bound, Open: high.bound, Behind: 2*behind > len(measured),
+		MoreThan: b.bound, Open: high.bound,
 	}
 	return v
+}
+
+// fellBehind tells whether the contender fell behind what it was offered at x in half of its rounds or more. A round
+// ends with that: it is not offered more.
+func (c *comparison) fellBehind(w *view, contender string, x float64) bool {
+	rounds, behind := 0, 0
+	for _, step := range c.steps(w) {
+		measured := c.measured(w, contender, step)
+		rounds = max(rounds, len(measured))
+		for _, m := range measured {
+			if step <= x && m.Figures["behind"] != 0 {
+				behind++
+			}
+		}
+	}
+	return behind > 0 && 2*behind >= rounds
 }
 
 // measured are the runs of a contender in a view, at x if the view has an axis.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -38,6 +39,37 @@ func TestAFigureIsTheMedianOverRounds(t *testing.T) {
 		}
 		if text := f.text(got); text != c.text {
 			t.Errorf("%s: got %q, want %q", c.name, text, c.text)
+		}
+	}
+}
+
+func TestAContenderFallsBehindInHalfOfItsRounds(t *testing.T) {
+	run := func(rate float64, behind bool) result.Measurement {
+		m := result.Measurement{Workload: "load", Contender: "x", Offered: rate, Processes: 1, Figures: map[string]float64{"behind": 0}}
+		if behind {
+			m.Figures["behind"] = 1
+		}
+		return m
+	}
+	w := views[slices.IndexFunc(views, func(w *view) bool { return w.workload == "load" })]
+	for name, test := range map[string]struct {
+		measured []result.Measurement
+		want     map[float64]bool
+	}{
+		"all kept up": {[]result.Measurement{run(1, false), run(1, false), run(2, false), run(2, false)}, map[float64]bool{1: false, 2: false}},
+		"one of three, and another before it": {
+			[]result.Measurement{run(1, false), run(1, false), run(1, true), run(2, false), run(2, true)},
+			map[float64]bool{1: false, 2: true},
+		},
+		"one of three": {[]result.Measurement{run(1, false), run(1, false), run(1, true), run(2, false), run(2, false)}, map[float64]bool{1: false, 2: false}},
+		"one of two":   {[]result.Measurement{run(1, false), run(1, true)}, map[float64]bool{1: true}},
+		"a run fails":  {[]result.Measurement{run(1, false), run(1, false), run(2, false)}, map[float64]bool{1: false, 2: false}},
+	} {
+		c := newComparison(&result.Results{Measured: test.measured})
+		for x, want := range test.want {
+			if got := c.fellBehind(w, "x", x); got != want {
+				t.Errorf("%s: fell behind at %v: got %v, want %v", name, x, got, want)
+			}
 		}
 	}
 }

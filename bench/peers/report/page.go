@@ -238,7 +238,7 @@ func (c *comparison) matrix(w *view, f figure) table {
 		for _, x := range steps {
 			v := f.over(c.measured(w, each.ID, x))
 			text := f.text(v)
-			if v.Behind {
+			if v.known() && c.fellBehind(w, each.ID, x) {
 				text += " *"
 			}
 			r.Cells = append(r.Cells, cell{text, f.spread(v)})

@@ -234,8 +234,7 @@ func (c *comparison) loadVerdict(w *view, us contender) string {
 	p99 := w.figures[2]
 	steps := c.steps(w)
 	keptUp := func(each contender, step float64) bool {
-		v := p99.over(c.measured(w, each.ID, step))
-		return v.known() && !v.Behind
+		return p99.over(c.measured(w, each.ID, step)).known() && !c.fellBehind(w, each.ID, step)
 	}
 	highest := func(each contender, also contender) (rate float64) {
 		for _, step := range steps {
