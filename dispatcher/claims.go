@@ -37,7 +37,7 @@ func (l *loop) ask() {
 		request.claim.Park = q.parks(request.asked)
 		request.claim.After, request.claim.Upto = q.place.next(request.asked, request.claim.Park)
 		request.claim.Held = q.heldAfter(request.claim.After)
-		request.claim.Suspect = l.suspects == 0
+		request.claim.Deaths = l.deaths(q)
 	}
 	if request.queue == nil && len(l.release) == 0 && len(l.ended) == 0 && len(l.unparked) == 0 {
 		return
@@ -117,6 +117,9 @@ func (l *loop) take(a answer) {
 	locked := len(claims.Jobs) + len(claims.Gone)
 	full := locked >= a.claim.Want || claims.More
 	q.place.advance(a, full)
+	if a.claim.After == 0 && q.witnessesFirst {
+		q.witnessesFirst, q.wanted = false, true
+	}
 	l.repose(q, claims.Parking, locked, looked{full: full, head: a.claim.After == 0}, now)
 	if claims.NextDue >= 0 {
 		l.expect(q, claims.NextDue)
@@ -156,9 +159,7 @@ func (l *loop) take(a answer) {
 		c.ctx.Context = l.session.ctx
 		q.held[job.ID] = c
 		taken = append(taken, c)
-		if job.Suspect() {
-			l.suspects++
-		}
+		l.watch(c)
 	}
 	if l.stopping || q.leaving || q.halted || a.claim.Queue != q.how.Load().source {
 		// It was asked for before the queue was left, or paused, or its jobs were to be read otherwise.
@@ -228,6 +229,7 @@ func (l *loop) open(news opening) {
 	for _, q := range l.queues {
 		q.place = position{}
 		q.rest = rest{}
+		q.witnessesFirst = true
 	}
 	l.ring.self.Store(news.id)
 	l.ring.changed()

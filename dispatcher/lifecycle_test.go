@@ -79,6 +79,40 @@ func TestStoppingHandsUnfinishedJobsBackUncounted(t *testing.T) {
 	}
 }
 
+// Else a job that hangs would survive each deployment uncounted.
+func TestARunWhoseTimeoutHasPassedCountsThoughTheDispatcherStops(t *testing.T) {
+	pool := poolAt(t, migrated.Database(t))
+	apples := store.New(pool, store.Options{}).Queue("apples")
+	d := dispatcher.New(store.New(pool, store.Options{}), quiet(dispatcher.Options{
+		Concurrency: 2, Grace: time.Millisecond,
+		Queues: map[string]dispatcher.QueueOptions{"apples": {Timeout: time.Millisecond}},
+	}))
+	late, entered, stopped := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	d.Handle("apples", dispatcher.HandlerFunc(func(ctx context.Context, _ *dispatcher.Job) error {
+		<-ctx.Done()
+		close(late)
+		<-stopped
+		return ctx.Err()
+	}))
+	d.Handle("pears", dispatcher.HandlerFunc(func(ctx context.Context, _ *dispatcher.Job) error {
+		close(entered)
+		<-ctx.Done()
+		close(stopped)
+		return ctx.Err()
+	}))
+	r := start(t, d)
+	id := put(t, apples, "Cox")
+	put(t, store.New(pool, store.Options{}).Queue("pears"), "Conference")
+	receive(t, late, "the timeout")
+	receive(t, entered, "the other handler")
+	if err := r.end(); err != nil {
+		t.Errorf("Run returned %v, want nil", err)
+	}
+	if row, _ := rowOf(t, pool, id); row.Attempt != 2 {
+		t.Errorf("got %+v, want attempt 2", row)
+	}
+}
+
 func TestAHandlerThatIgnoresItsContextIsNamed(t *testing.T) {
 	jobs := newStore(t)
 	put(t, jobs.Queue("apples"), "Cox")

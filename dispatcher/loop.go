@@ -76,6 +76,7 @@ type loop struct {
 	offsetOK bool
 
 	suspects  int // claimed: one at most, or more for a while after the session broke
+	witnesses int // claimed jobs in whose run one process has died
 	settling  bool
 	alone     int // jobs whose row someone has locked: each has a goroutine that writes its outcome
 	settled   chan settlement

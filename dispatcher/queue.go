@@ -18,16 +18,17 @@ type queue struct {
 	how       atomic.Pointer[manner]
 	telemetry *telemetry.Queue
 
-	leaving bool             // it is not handled any more, and forgotten when it has nothing in hand
-	line    line             // its part of the slots, under their lock
-	held    map[int64]*claim // claimed, in whatever stage: never to be claimed again meanwhile
-	wanted  bool             // there may be a due job that is not claimed
-	halted  bool             // paused since the last claim was asked for: what that gives goes back
-	armed   time.Duration    // when the wheel will fire for it, at the latest, or never
-	untold  bool             // a timer of ours fired for it, and since then neither was it drained nor were the others woken
-	called  time.Duration    // when they were last
-	rate    rate
-	place   position
+	leaving        bool             // it is not handled any more, and forgotten when it has nothing in hand
+	line           line             // its part of the slots, under their lock
+	held           map[int64]*claim // claimed, in whatever stage: never to be claimed again meanwhile
+	wanted         bool             // there may be a due job that is not claimed
+	witnessesFirst bool             // a suspect has had its turn
+	halted         bool             // paused since the last claim was asked for: what that gives goes back
+	armed          time.Duration    // when the wheel will fire for it, at the latest, or never
+	untold         bool             // a timer of ours fired for it, and since then neither was it drained nor were the others woken
+	called         time.Duration    // when they were last
+	rate           rate
+	place          position
 	rest
 }
 

@@ -155,7 +155,7 @@ func TestSlowHandlersHandBackWhatFastOnesHadClaimedAhead(t *testing.T) {
 	pool := poolAt(t, url)
 	jobs := store.New(pool, store.Options{})
 	apples := jobs.Queue("apples")
-	const fast, slow = 20000, 500
+	const fast, slow = 6000, 500
 	if _, err := store.PutMany(t.Context(), apples, func(yield func(bool) bool) {
 		for i := range fast + slow {
 			if !yield(i >= fast) {

@@ -112,6 +112,9 @@ func (c *claim) judge(ctx context.Context, err error) outcome {
 	}
 	switch context.Cause(ctx) {
 	case ErrStopping:
+		if errors.Is(err, ErrTimeout) { // which was before the stop, and counts
+			break
+		}
 		return outcome{kind: handedBack, back: back, reason: err}
 	case ErrSessionLost:
 		return outcome{kind: claimLost, back: back, reason: err}

@@ -99,12 +99,15 @@ func idsOf(jobs []*store.Job) []int64 {
 // asleep waits until a dispatcher sleeps that has put nothing off.
 func asleep(t *testing.T, pool *pgxpool.Pool) {
 	t.Helper()
-	eventually(t, "the dispatcher is asleep", func() bool {
-		var parked bool
-		err := pool.QueryRow(t.Context(), `select exists (select from pg_locks where locktype = 'advisory'
-			and classid = 'pq_dispatch.ledger'::regclass::oid and mode = 'ExclusiveLock')`).Scan(&parked)
-		return err == nil && parked
-	})
+	eventually(t, "the dispatcher is asleep", func() bool { return isAsleep(t, pool) })
+}
+
+func isAsleep(t *testing.T, pool *pgxpool.Pool) bool {
+	t.Helper()
+	var parked bool
+	err := pool.QueryRow(t.Context(), `select exists (select from pg_locks where locktype = 'advisory'
+		and classid = 'pq_dispatch.ledger'::regclass::oid and mode = 'ExclusiveLock')`).Scan(&parked)
+	return err == nil && parked
 }
 
 func TestAMillionFutureJobsCostPresentOnesNothing(t *testing.T) {

@@ -104,14 +104,3 @@ func (l *loop) strike(batch int64) {
 		l.ended = append(l.ended, batch)
 	}
 }
-
-// acquit ends the time of a suspect, in which no other is claimed: now the next one may be.
-func (l *loop) acquit(c *claim) {
-	if !c.job.Suspect() {
-		return
-	}
-	l.suspects--
-	for _, q := range l.queues {
-		q.wanted = true
-	}
-}

@@ -56,6 +56,15 @@ begin
 end
 $$;
 
+-- unburied: whether another dispatcher has entered the job in the ledger, which may have died without its death being
+-- counted yet. Or it lives, and has handed the job back: then this is so until the last job of that batch has ended.
+create function {{.Support}}.unburied(job bigint, dispatcher integer) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select exists (select from {{.Support}}.ledger l where l.dispatcher <> unburied.dispatcher and job = any (l.ids))
+$$;
+
 -- claim: up to want due jobs of a queue, in order: earliest expected_at first, those without one
 -- last, then id. Takes a session advisory lock on each and enters them in the ledger, as a batch that the
 -- caller numbers.
@@ -82,13 +91,15 @@ $$;
 -- A claim stops at so many bytes of data, as the table holds it, or one job: a row without a place but with an
 -- attempt tells that there are more.
 --
--- A job in whose runs two processes have died is suspect. It is claimed only if the caller asks for one, one at
--- a time, and from the head, so that the next death tells whether it was this job (see bury).
+-- A job in whose run a process has died is a witness, and after the second death suspect (see bury). A process runs one
+-- suspect at a time, and beside it no witness, so that the next death tells whether it was this job: a caller that
+-- holds a suspect gives 0 for most_deaths, one that holds a witness 1, and any other a number beyond, to be given one
+-- suspect or witnesses, whichever comes first; suspects only from the head. Neither is claimed before the death is counted.
 --
 -- The plan is pinned: without statistics (a table just loaded) the planner would sort the whole
 -- queue for each claim. Only scheduled jobs that are due are sorted, as no index can know which are.
 create function {{.Support}}.claim(
-  queue text, want integer, held int8multirange, dispatcher integer, batch bigint, suspect boolean,
+  queue text, want integer, held int8multirange, dispatcher integer, batch bigint, most_deaths integer,
   bytes bigint, after bigint default null, upto bigint default null
 )
 returns table (
@@ -130,14 +141,16 @@ begin
           select q.id, q.attempt, q.ctid as place, pg_column_size(q.data) as size, q.expected_at
           from {{.Table}} q
           where q.q_name = queue and q.dequeued_at is null and q.schedule_at is null
-            and q.expected_at <= 'infinity' and q.deaths < 2
+            and q.expected_at <= 'infinity' and q.deaths <= least(most_deaths, 1)
+            and (q.deaths = 0 or not {{.Support}}.unburied(q.id, dispatcher))
             and not q.id <@ held
           order by q.expected_at, q.id
         ) union all (
           select q.id, q.attempt, q.ctid, pg_column_size(q.data), q.expected_at
           from {{.Table}} q
           where q.q_name = queue and q.dequeued_at is null and q.schedule_at <= statement_timestamp()
-            and q.deaths < 2
+            and q.deaths <= least(most_deaths, 1)
+            and (q.deaths = 0 or not {{.Support}}.unburied(q.id, dispatcher))
             and not q.id <@ held
           order by q.expected_at, q.id
         )
@@ -165,7 +178,9 @@ begin
           select q.id, q.attempt, q.ctid as place, pg_column_size(q.data) as size
           from {{.Table}} q
           where q.q_name = queue and q.dequeued_at is null and q.schedule_at is null
-            and q.expected_at is null and q.id > after and q.id <= upto and q.deaths < 2
+            and q.expected_at is null and q.id > after and q.id <= upto
+            and q.deaths <= least(most_deaths, 1)
+            and (q.deaths = 0 or not {{.Support}}.unburied(q.id, dispatcher))
             and not q.id <@ held
           order by q.id
           limit least(step, want - cardinality(ids))
@@ -215,12 +230,12 @@ begin
       )
       order by expected_at, id
     loop
-      continue when part.deaths > 1 and not suspect;
+      continue when part.deaths > most_deaths or part.deaths > 0 and {{.Support}}.unburied(part.id, dispatcher);
       if pg_try_advisory_lock(class, {{.Support}}.lock_key(part.id)) then
         ids := ids || part.id;
         attempts := attempts || part.attempt;
         places := places || part.place;
-        suspect := suspect and part.deaths < 2;
+        most_deaths := case part.deaths when 0 then most_deaths when 1 then least(most_deaths, 1) else 0 end;
         bytes := bytes - part.size;
         exit when cardinality(ids) >= want or bytes <= 0;
       end if;
@@ -270,17 +285,22 @@ exception when out_of_memory then
 end
 $$;
 
--- release: unlocks claimed jobs, after their outcome has committed. Returns how many were held.
+-- release: unlocks claimed jobs, after their outcome has committed. Returns how many were held. Who was asked to cancel one
+-- may have heard it when its run was over: what of these waits again is cancelled now.
 create function {{.Support}}.release(ids bigint[]) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  class constant integer := {{.Support}}.lock_class();
-begin
-  return (
+  class    constant integer := {{.Support}}.lock_class();
+  released constant bigint := (
     select count(*) filter (where pg_advisory_unlock(class, {{.Support}}.lock_key(id)))
     from unnest(ids) id);
+begin
+  if exists (select from {{.Support}}.cancels) then
+    perform {{.Support}}.cancel(array(select c.id from {{.Support}}.cancels c where c.id = any (ids)));
+  end if;
+  return released;
 end
 $$;
 
@@ -641,14 +661,15 @@ $$;
 -- before it is done.
 --
 -- One of the jobs that it had claimed may have killed it. Those in whose runs the most processes have died
--- before are blamed: their attempt is counted, and one whose last it was is set aside. The others only
--- run again. So a job that kills its process cannot do so for ever, and does not take with it what happens
--- to run beside it: after its second death it is run as the only suspect of its process (see claim).
+-- before are blamed: their attempt is counted, and one whose last it was is set aside. The others run again as the
+-- same attempt, but are witnesses: one of them may be the reason, beside a suspect that is innocent. So a job that
+-- kills its process cannot do so for ever, and does not take with it what happens to run beside it: after its second death
+-- it is run as the only suspect of its process, and not beside what was there at an earlier death (see claim).
 --
--- Claims do not wait for burials: several processes may have died of a job before the first is buried. Then
+-- A death that was not counted as an attempt is made up for with the next one, as each was a run. A claim does not wait
+-- until a first death is counted: several processes may have died of a job before the first is buried. Then
 --   - of one that is locked, by another dispatcher that has claimed it since, the death is counted at once, and the attempt
---     with the next death, as each was a run. Else it would have fewer than those that ran beside it, and they
---     would be blamed for it;
+--     with the next one. Else it would have fewer than those that ran beside it, and they would be blamed for it;
 --   - one whose later attempt the dead one does not know of, and which has died of others only, is blamed as well;
 --   - but all this only until it is suspect: what ran beside it each time is not to be set aside before they are told
 --     apart.
@@ -668,7 +689,7 @@ declare
   ids      bigint[] := '{}'; -- to blame
   attempts integer[] := '{}';
   counts   integer[] := '{}'; -- 0: only its attempts are made up for
-  blamed   bigint[] := '{}'; -- but locked
+  others   bigint[] := '{}'; -- whose deaths are counted, and no attempt
   locked   bigint[] := '{}';
   later    integer[] := '{}';
   unheard  bigint[];
@@ -693,8 +714,8 @@ begin
     if not pg_try_advisory_xact_lock({{.Support}}.lock_class(), {{.Support}}.lock_key(job.id)) then
       locked := array_append(locked, job.id);
       later := array_append(later, case when job.blamed and job.deaths > 1 then job.known end);
-      if job.blamed and job.deaths < 2 then
-        blamed := blamed || job.id;
+      if job.known is not null and job.deaths < 2 then
+        others := others || job.id;
       end if;
       continue;
     end if;
@@ -702,6 +723,8 @@ begin
       ids := ids || job.id;
       attempts := attempts || job.attempt;
       counts := counts || job.counts::integer;
+    elsif job.known is not null and job.deaths < 2 then
+      others := others || job.id;
     end if;
     if job.q_name <> all (queues) then
       queues := queues || job.q_name;
@@ -731,7 +754,7 @@ begin
   where q.id in (
     select j.id
     from {{.Table}} j
-    where j.id = any (blamed) and j.dequeued_at is null
+    where j.id = any (others) and j.dequeued_at is null
     for no key update skip locked -- as its outcome is being written, which clears it
   );
   if unheard <> '{}' then -- it has died before it could do so
@@ -762,7 +785,8 @@ drop function {{.Support}}.notify(text, timestamptz);
 drop function {{.Support}}.next_due(text);
 drop function {{.Support}}.get(text);
 drop function {{.Support}}.release(bigint[]);
-drop function {{.Support}}.claim(text, integer, int8multirange, integer, bigint, boolean, bigint, bigint, bigint);
+drop function {{.Support}}.claim(text, integer, int8multirange, integer, bigint, integer, bigint, bigint, bigint);
+drop function {{.Support}}.unburied(bigint, integer);
 drop function {{.Support}}.paused(text);
 drop function {{.Support}}.lock_key(bigint);
 drop function {{.Support}}.lock_class();

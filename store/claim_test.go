@@ -267,31 +267,33 @@ func TestClaimsFromAPositionAndFromTheHeadFindAllTogether(t *testing.T) {
 	}
 }
 
-func TestSuspectsAreClaimedOneAtATimeFromTheHead(t *testing.T) {
+func TestSuspectsAreClaimedOneAtATimeFromTheHeadAndBesideNoWitness(t *testing.T) {
 	pool, jobs := open(t)
 	apples := jobs.Queue("apples")
 	session := openSession(t, jobs)
 	ids, err := store.PutMany(t.Context(), apples, count(6))
 	check(t, err)
-	exec(t, pool, `update queue set deaths = 2 where id = any ($1)`, []int64{ids[0], ids[2], ids[4]})
+	exec(t, pool, `update queue set deaths = 2 where id = any ($1)`, []int64{ids[0], ids[3], ids[4]})
 	exec(t, pool, `update queue set deaths = 1 where id = $1`, ids[1])
-	ask := func(suspect bool, after int64, held ...int64) store.Claims {
+	ask := func(deaths int, after int64, held ...int64) store.Claims {
 		t.Helper()
-		c, err := session.Claim(t.Context(), store.ClaimRequest{Queue: apples, Want: 10, Suspect: suspect, After: after, Held: held})
+		c, err := session.Claim(t.Context(), store.ClaimRequest{Queue: apples, Want: 10, Deaths: deaths, After: after, Held: held})
 		check(t, err)
 		return c
 	}
 	for _, test := range []struct {
-		suspect bool
-		after   int64
-		want    []int64
+		deaths int
+		after  int64
+		want   []int64
 	}{
-		{false, 0, []int64{ids[1], ids[3], ids[5]}},
-		{true, 0, []int64{ids[0], ids[1], ids[3], ids[5]}}, // the first in order
-		{true, ids[0], []int64{ids[1], ids[3], ids[5]}},
-		{false, ids[0], []int64{ids[1], ids[3], ids[5]}},
+		{0, 0, []int64{ids[2], ids[5]}},
+		{1, 0, []int64{ids[1], ids[2], ids[5]}},
+		{store.AnyDeaths, 0, []int64{ids[0], ids[2], ids[5]}}, // the first in order, and so no witness
+		{store.AnyDeaths, ids[0], []int64{ids[1], ids[2], ids[5]}},
+		{1, ids[0], []int64{ids[1], ids[2], ids[5]}},
+		{0, ids[0], []int64{ids[2], ids[5]}},
 	} {
-		c := ask(test.suspect, test.after)
+		c := ask(test.deaths, test.after)
 		wantClaims(t, c, test.want...)
 		wantIDs(t, "locks", jobLocks(t, pool), test.want...)
 		for _, job := range c.Jobs {
@@ -301,19 +303,59 @@ func TestSuspectsAreClaimedOneAtATimeFromTheHead(t *testing.T) {
 		}
 		release(t, session, c)
 	}
-	// Another process takes the next one, when the first is in hand.
-	mine := ask(true, 0)
+	// Another process takes the witness when the first suspect is in hand, and then no suspect.
+	mine := ask(store.AnyDeaths, 0)
 	other := openSession(t, jobs)
-	theirs, err := other.Claim(t.Context(), store.ClaimRequest{Queue: apples, Want: 10, Suspect: true})
+	theirs, err := other.Claim(t.Context(), store.ClaimRequest{Queue: apples, Want: 10, Deaths: store.AnyDeaths})
 	check(t, err)
-	wantClaims(t, theirs, ids[2])
+	wantClaims(t, theirs, ids[1])
+	release(t, other, theirs)
+	// Where there is none, it takes the next suspect.
+	settle(t, jobs, []store.Run{theirs.Jobs[0].Run()})
+	theirs, err = other.Claim(t.Context(), store.ClaimRequest{Queue: apples, Want: 10, Deaths: store.AnyDeaths})
+	check(t, err)
+	wantClaims(t, theirs, ids[3])
 	// And one is no suspect any more when a run of it has come to an end.
-	settle(t, jobs, nil, store.Return{Run: store.Run{ID: ids[2], Attempt: 1}, Counts: true})
-	if deaths := one[int](t, pool, `select deaths from queue where id = $1`, ids[2]); deaths != 0 {
+	settle(t, jobs, nil, store.Return{Run: store.Run{ID: ids[3], Attempt: 1}, Counts: true})
+	if deaths := one[int](t, pool, `select deaths from queue where id = $1`, ids[3]); deaths != 0 {
 		t.Errorf("got %d deaths after a run that failed, want 0", deaths)
 	}
 	release(t, session, mine)
 	release(t, other, theirs)
+}
+
+// Else it would be taken for one that fewer processes have died of than those that ran beside it.
+func TestAWitnessIsNotClaimedBeforeTheNextDeathIsCounted(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		deaths int
+		after  int64
+		want   bool
+	}{
+		{"a first death", 0, 0, true}, // waits for nothing
+		{"a witness, from the head", 1, 0, false},
+		{"a witness, from a position", 1, -1, false},
+		{"a suspect", 2, 0, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			pool, jobs := open(t)
+			apples := jobs.Queue("apples")
+			id := put(t, apples, 1)
+			exec(t, pool, `update queue set deaths = $1`, test.deaths)
+			victim, heir := openSession(t, jobs), openSession(t, jobs)
+			wantClaims(t, claim(t, victim, apples, 1), id)
+			kill(t, pool, victim)
+			early, err := heir.Claim(t.Context(), store.ClaimRequest{Queue: apples, Want: 1, Deaths: store.AnyDeaths, After: test.after})
+			check(t, err)
+			if test.want {
+				wantClaims(t, early, id)
+				return
+			}
+			wantClaims(t, early)
+			bury(t, jobs, victim, 0)
+			wantClaims(t, claim(t, heir, apples, 1), id)
+		})
+	}
 }
 
 // Ids that no sequence makes, but anyone may insert.
@@ -545,9 +587,9 @@ func TestNoJobIsEverHeldTwiceOrLost(t *testing.T) {
 		}
 		request := func(i int) store.ClaimRequest {
 			r := store.ClaimRequest{
-				Want:    rapid.SampledFrom([]int{0, 1, 3, 100}).Draw(rt, "want"),
-				Suspect: rapid.Bool().Draw(rt, "suspect"),
-				Bytes:   rapid.SampledFrom([]int64{0, 1, 200}).Draw(rt, "bytes"),
+				Want:   rapid.SampledFrom([]int{0, 1, 3, 100}).Draw(rt, "want"),
+				Deaths: rapid.SampledFrom([]int{0, 1, store.AnyDeaths}).Draw(rt, "deaths"),
+				Bytes:  rapid.SampledFrom([]int64{0, 1, 200}).Draw(rt, "bytes"),
 			}
 			if rapid.Bool().Draw(rt, "from its position") {
 				r.After = position[i]
@@ -605,8 +647,10 @@ func TestNoJobIsEverHeldTwiceOrLost(t *testing.T) {
 			"hand back": func(*rapid.T) { i := session(); drop(i, some(ids(i)), request(i)) },
 			"die": func(*rapid.T) {
 				i := session()
+				pid := pidOf(t, pool, open[i])
 				open[i].Close(t.Context())
-				eventually(t, pool, fmt.Sprintf(`select not exists (select from pg_locks where locktype = 'advisory' and objid = %d::bigint & 4294967295 and objsubid = 2)`, open[i].ID()))
+				// The server takes its locks back one after another.
+				eventually(t, pool, `select not exists (select from pg_locks where locktype = 'advisory' and pid = $1::int8)`, pid)
 				buried, _, err := jobs.Bury(t.Context(), open[i].ID(), 1000)
 				if check(t, err); !buried {
 					rt.Fatal("a session that has ended could not be buried")
@@ -655,7 +699,7 @@ func TestNoJobIsEverHeldTwiceOrLost(t *testing.T) {
 			m.due[id] = true
 		}
 		for remaining := len(m.attempts); remaining > 0; remaining = len(m.attempts) {
-			c := claimed(0, store.ClaimRequest{Want: 1000, Suspect: true})
+			c := claimed(0, store.ClaimRequest{Want: 1000, Deaths: store.AnyDeaths})
 			if len(c.Jobs) == 0 {
 				rt.Fatalf("%d jobs are left that no claim finds", remaining)
 			}

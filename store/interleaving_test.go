@@ -25,6 +25,8 @@ func TestNoInterleavingLosesAWakeUp(t *testing.T) {
 				name := fmt.Sprintf("%s, %s, a peer parked: %v", strings.Join(order, " "), end, peer)
 				t.Run(name, func(t *testing.T) {
 					exec(t, pool, `delete from queue`)
+					// Whoever was parked before has closed its session, but the server may still be ending it.
+					eventually(t, pool, `select not exists (select from pg_locks where locktype = 'advisory')`)
 					session := openSession(t, jobs)
 					if peer {
 						other := openSession(t, jobs)

@@ -104,7 +104,7 @@ type Operation struct {
 }
 
 // Cancel sets jobs aside, with the reason "cancelled". Of one that runs, the dispatcher is asked to end its
-// handler's context; what then becomes of the job is the handler's outcome.
+// handler's context; what then becomes of the job is the handler's outcome, but that it is set aside if it would run again.
 func Cancel() Operation { return Operation{name: "cancel"} }
 
 // Discard deletes jobs. One that runs has to be cancelled first.

@@ -210,7 +210,7 @@ func TestOperateAllTakesWhatItsFilterSelectsInManyBatches(t *testing.T) {
 	pool, jobs := open(t)
 	exec(t, pool, `insert into queue (q_name, data, task, schedule_at, enqueued_at)
 		select case when i % 2 = 0 then 'apples' else 'pears' end, '1', case when i % 10 < 2 then 'eat' end,
-		       case when i % 3 = 0 then now() + interval '1h' end, now() - i * interval '1 min' - interval '10s'
+		       case when i % 3 = 0 then now() + interval '1h' end, now() - i * interval '1h' - interval '10s' -- so none reaches an age that is asked for meanwhile
 		from generate_series(1, 30000) i`)
 	apples := jobs.Queue("apples")
 	count := func(f store.Filter) (n int) {

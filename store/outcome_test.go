@@ -148,8 +148,13 @@ func TestCompletionInTheHandlersTransaction(t *testing.T) {
 // kill ends a session as a crash of its process would, and waits until its locks are free.
 func kill(t testing.TB, pool *pgxpool.Pool, session *store.Session) {
 	t.Helper()
-	terminate(t, pool, one[uint32](t, pool, `select pid::int8 from pg_locks where locktype = 'advisory' and classid = $1 and objid = $2`,
-		uint32(sql.BeaconClass), uint32(session.ID())))
+	terminate(t, pool, pidOf(t, pool, session))
+}
+
+func pidOf(t testing.TB, pool *pgxpool.Pool, session *store.Session) uint32 {
+	t.Helper()
+	return one[uint32](t, pool, `select pid::int8 from pg_locks where locktype = 'advisory' and classid = $1 and objid = $2`,
+		uint32(sql.BeaconClass), uint32(session.ID()))
 }
 
 func TestBuryCountsTheAttemptsOfTheDead(t *testing.T) {

@@ -48,6 +48,7 @@ func TestOnASmallServer(t *testing.T) {
 	})
 
 	t.Run("the lock budget is half the table, shared by those who live", func(t *testing.T) {
+		eventually(t, pool, `select not exists (select from pg_locks where locktype = 'advisory')`) // of sessions that were closed just now
 		sessions := make([]*store.Session, 3)
 		for i := range sessions {
 			sessions[i] = openSession(t, jobs)

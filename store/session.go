@@ -130,10 +130,15 @@ type ClaimRequest struct {
 	Want    int     // how many jobs at most; 0: none
 	Held    []int64 // what the session has claimed already, of what this claim may come upon
 	Bytes   int64   // of data, as the table holds it: at most, or one job; 0: 32 MiB
-	Suspect bool    // one suspect job may be among them, if After is 0: see [Job.Suspect]
+	Deaths  int     // no job in whose runs more processes have died: see [AnyDeaths]
 	After   int64   // only ready jobs without expected_at and with a higher id; 0: all, from the head
 	Upto    int64   // and none with a higher id than this, and none that is urgent; 0: no bound
 }
+
+// AnyDeaths is what a session gives as Deaths that has claimed no job in whose run a process has died. It is given
+// several with one death, or one suspect if After is 0. With one of the former it gives 1, with a suspect 0: what runs
+// beside a suspect must not be what ran beside it when a process died.
+const AnyDeaths = math.MaxInt16
 
 // Claims is the answer.
 type Claims struct {
@@ -216,7 +221,7 @@ func (x *Session) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
 		batch.Queue(`
 			select `+jobColumns+`, deaths, place
 			from `+x.store.function("claim")+`($1, $2, $3::int8multirange, $4, $5, $6, $7, nullif($8::bigint, 0), nullif($9::bigint, 0))`,
-			r.Queue.name, r.Want, multirange(r.Held), x.id, claims.Batch, r.Suspect, cmp.Or(r.Bytes, defaultBytes), r.After, r.Upto,
+			r.Queue.name, r.Want, multirange(r.Held), x.id, claims.Batch, r.Deaths, cmp.Or(r.Bytes, defaultBytes), r.After, r.Upto,
 		).Query(func(rows pgx.Rows) error { return claims.read(rows, r.Queue, x) })
 		batch.Queue(`select clock_timestamp()`).QueryRow(func(row pgx.Row) error {
 			err := row.Scan(&claims.Now)

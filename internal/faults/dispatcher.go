@@ -170,7 +170,11 @@ func (w *worker) handle(ctx context.Context, job *dispatcher.Job, l load) (err e
 	if l.Brief > 0 && time.Since(job.EnqueuedAt) > time.Duration(l.Brief)*time.Millisecond {
 		work = 0
 	}
-	if err := scene.Wait(ctx, work); err != nil {
+	heeded := ctx
+	if l.Kind == heedless {
+		heeded = context.WithoutCancel(ctx)
+	}
+	if err := scene.Wait(heeded, work); err != nil {
 		return err
 	}
 	w.at(dieHandler)

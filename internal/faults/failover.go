@@ -29,7 +29,7 @@ var _ = register(
 	},
 	scene.Fault{
 		Name: "failover-lagging", Family: failoverFamily,
-		About:  "the server is gone, and its standby takes over, which lacks the last moments",
+		About:  "the server is gone, and its standby takes over, which lacks the last moments; what those put is at work, and gives its ids to others",
 		Needs:  scene.Needs{Own: true, Standby: scene.Asynchronous, Loses: true, Missing: baseBackup, Slow: "who tries to reconnect in vain tries again within 7.5 s"},
 		Inject: failOverBehind,
 	},
@@ -80,7 +80,7 @@ func failOver(ctx context.Context, s *scene.Scene) error {
 }
 
 // failOverBehind cuts the standby off before. All that was committed until a moment before has arrived there; what came
-// later may be lost.
+// later may be lost. Of that, some is at work, and ends when other jobs have its ids, and wait.
 func failOverBehind(ctx context.Context, s *scene.Scene) error {
 	standby, err := pgxpool.New(ctx, s.Standby.URL(s.Database))
 	if err != nil {
@@ -114,6 +114,10 @@ func failOverBehind(ctx context.Context, s *scene.Scene) error {
 	if err := s.Wait(ctx, s.Long(3*time.Second, time.Second)); err != nil {
 		return err
 	}
+	atWork := s.Long(15*time.Second, 6*time.Second)
+	if err := handOut(ctx, s, load{Kind: heedless, Work: int(atWork.Milliseconds())}); err != nil {
+		return err
+	}
 	var has, primary string
 	var behind int64
 	if err := s.Admin.QueryRow(ctx, `select pg_current_wal_lsn()`).Scan(&primary); err != nil {
@@ -131,7 +135,8 @@ func failOverBehind(ctx context.Context, s *scene.Scene) error {
 		return err
 	}
 	s.Forgive(boundary)
-	return nil
+	// Enough of them to have all ids that were lost. Their time comes when what is at work has ended.
+	return newPutter(s).put(ctx, queues[1], make([]load, 1000), atWork)
 }
 
 // until waits for something that the fault itself has brought about.

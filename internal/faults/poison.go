@@ -82,7 +82,7 @@ func poisonFault(name, about, how, reason string, missing ...func() string) scen
 			}
 			drinkers = append(drinkers, d)
 		}
-		if err := p.await(ctx, time.Minute, "each job is done or set aside",
+		if err := p.await(ctx, injectTimeout, "each job is done or set aside",
 			`select count(*) from public.queue where q_name = $1 and dequeued_at is null`, queue); err != nil {
 			return err
 		}

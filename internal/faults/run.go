@@ -27,9 +27,9 @@ import (
 )
 
 const (
-	injectTimeout = 5 * time.Minute
-	watching      = 7 * time.Second // for the work to be back after a fault
-	rush          = 600             // jobs a second once the faults are over: no more than is done
+	injectTimeout = 15 * time.Minute // on a machine that is busy with others; else it hangs
+	watching      = 7 * time.Second  // for the work to be back after a fault
+	rush          = 600              // jobs a second once the faults are over: no more than is done
 )
 
 // part is what of a run plays on one stage.

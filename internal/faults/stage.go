@@ -58,6 +58,9 @@ type stage struct {
 	offset   int64 // of the server's clock from the journal's, in ns
 	settings settings
 	started  int // processes of the fleet
+
+	surveying sync.WaitGroup
+	unsurvey  context.CancelFunc // ends that
 }
 
 // open builds a stage. On an error nothing stays.
@@ -72,6 +75,9 @@ func open(ctx context.Context, o *plan, needs scene.Needs, dir string, log *slog
 			st.close()
 		}
 	}()
+	survey, end := context.WithCancel(context.WithoutCancel(ctx))
+	st.unsurvey = end
+	st.surveying.Go(func() { st.survey(survey) })
 	st.log = &serverLog{journal: j}
 	if err := st.openServers(ctx, needs); err != nil {
 		return nil, err
@@ -351,7 +357,25 @@ func (st *stage) close() {
 		}
 	}
 	st.log.know(0) // what it still hears is not written
+	st.unsurvey()
+	st.surveying.Wait()
 	_ = st.Journal.Close()
+}
+
+// survey writes down every second how much of the machine others use, until ctx ends.
+func (st *stage) survey(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for before := measure(); ; {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		now := measure()
+		st.Journal.Write(journal.Event{Kind: journal.Machine, Attempt: now.foreign(before)})
+		before = now
+	}
 }
 
 // evidence copies the journals to a directory that stays.

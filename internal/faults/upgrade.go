@@ -85,7 +85,7 @@ func rollOver(ctx context.Context, s *scene.Scene) (err error) {
 	if putErr != nil {
 		return putErr
 	}
-	if err := p.await(ctx, time.Minute, "the daemons have done each job",
+	if err := p.await(ctx, injectTimeout, "the daemons have done each job",
 		`select count(*) from public.queue where q_name = $1 and dequeued_at is null`, queue); err != nil {
 		return err
 	}

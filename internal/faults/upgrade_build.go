@@ -81,12 +81,12 @@ func sources(ctx context.Context) (string, error) {
 	return strings.TrimSpace(root), nil
 }
 
-// buildDaemon compiles pq-dispatch from a source tree, on one processor and after all others, as faults of other stages are
+// buildDaemon compiles pq-dispatch from a source tree, on one processor and behind others, as faults of other stages are
 // injected meanwhile.
 func buildDaemon(ctx context.Context, root, program string) error {
 	build := []string{"go", "build", "-p", "1", "-o", program, "./cmd/pq-dispatch"}
 	if nice, err := exec.LookPath("nice"); err == nil {
-		build = append([]string{nice, "-n", "19"}, build...)
+		build = append([]string{nice, "-n", "10"}, build...)
 	}
 	if _, err := command(ctx, root, build[0], build[1:]...); err != nil {
 		return fmt.Errorf("build the daemon: %w", err)

@@ -27,6 +27,8 @@ const (
 	flaky   = "flaky"   // fails a few times
 	putOff  = "snooze"  // is put off, once in each process
 	dropped = "discard" // ends by dispatcher.Discard
+
+	heedless = "heedless" // takes its time, whatever its context says; only faults put it
 )
 
 // job is one to be put.

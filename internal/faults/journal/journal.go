@@ -58,6 +58,7 @@ const (
 	BackendEnded Kind = "backend-ended" // Job: the id of a server process, whose locks are free
 	ServerDown   Kind = "server-down"   // all locks are free
 	Forgiven     Kind = "forgiven"      // Due: what was committed from then until now may be gone
+	Machine      Kind = "machine"       // Attempt: percent of the processors that others have used since the latest of these
 )
 
 // The outcomes of a run, as the handler saw them.

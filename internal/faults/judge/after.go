@@ -57,7 +57,7 @@ func (c *court) returns(pace float64) {
 		if !f.completed || f.end == never {
 			continue
 		}
-		r := Return{Fault: f.name, Number: f.number, Back: -1, Foreign: f.foreign, Excused: f.excused || f.foreign >= busy}
+		r := Return{Fault: f.name, Number: f.number, Back: -1, Foreign: f.foreign, Excused: f.excused || f.foreign >= Busy}
 		r.Before = c.rate(f.begin-backWithin, f.begin)
 		watched := min(f.end+backWithin, f.watch)
 		r.After = c.rate(f.end, max(watched, f.end+int64(100*time.Millisecond)))

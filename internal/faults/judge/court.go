@@ -18,7 +18,8 @@ type court struct {
 	faults    []fault
 	open      int64 // when all processes were ready for the first time
 	forgiven  [][2]int64
-	done      []int64 // when runs ended well; in order
+	machine   []reading // in order
+	done      []int64   // when runs ended well; in order
 
 	late, ended []int64
 }
@@ -77,6 +78,12 @@ type fault struct {
 	harmless           bool // nothing is broken by it
 }
 
+// reading is how much of the machine others have used since the one before, in percent.
+type reading struct {
+	at      int64
+	foreign int
+}
+
 func (c *court) job(token int64) *job {
 	j := c.jobs[token]
 	if j == nil {
@@ -129,6 +136,8 @@ func (c *court) hear(events []journal.Event) {
 			c.hearFault(e)
 		case journal.Forgiven:
 			c.forgiven = append(c.forgiven, [2]int64{e.Due, e.Time})
+		case journal.Machine:
+			c.machine = append(c.machine, reading{at: e.Time, foreign: e.Attempt})
 		default:
 			c.hearProcess(e)
 		}

@@ -49,9 +49,9 @@ const (
 	orderMargin = int64(time.Second)
 	// near is the time around a fault in which what happens may be due to it.
 	near = int64(5 * time.Second)
-	// busy is the percentage of the processors used by others after a fault from which on a slow return, or a late run near
-	// that fault, is not held against the product.
-	busy = 20
+	// Busy is the percentage of the processors used by others from which on a slow return is not held against the product: after
+	// the fault; nor a late run: after a fault near it, or while it was waited for.
+	Busy = 20
 
 	never = int64(math.MaxInt64)
 )

@@ -133,6 +133,9 @@ func TestWhatMustNotHappenIsFoundAndWhatOnlyLooksLikeItIsNot(t *testing.T) {
 		{"a run soon after the processes were ready", put + "5000 run open\n 6000 a.1 start 1 #1\n 6010 a.1 end 1 #1 done\n 6011 db accepted 1 #1", nil},
 		{"a run later than that", put + "2000 run fault-begin 1 x\n 3000 run fault-end 1 x\n 19000 a.1 start 1 #1\n 19010 a.1 end 1 #1 done\n 19011 db accepted 1 #1", map[What]int{Late: 1}},
 		{"a run later than that, but others used the machine", put + "2000 run fault-begin 1 x\n 3000 run fault-end 1 x\n 3500 run watched 1 #50 x\n 19000 a.1 start 1 #1\n 19010 a.1 end 1 #1 done\n 19011 db accepted 1 #1", nil},
+		{"a run long after its time, while others used the machine", put + "1000 run machine #90\n 2000 run machine #20\n 3000 run machine #0\n 6000 a.1 start 1 #1\n 6010 a.1 end 1 #1 done\n 6011 db accepted 1 #1", nil},
+		{"the same, but they used little of it", put + "1000 run machine #30\n 2000 run machine #10\n 3000 run machine #10\n 6000 a.1 start 1 #1\n 6010 a.1 end 1 #1 done\n 6011 db accepted 1 #1", map[What]int{Late: 1}},
+		{"the same, but they used it at another time", "-9000 run machine #90\n" + put + "1000 run machine #10\n 6000 a.1 start 1 #1\n 6010 a.1 end 1 #1 done\n 6011 db accepted 1 #1\n 6100 run machine #10\n 7000 run machine #90", map[What]int{Late: 1}},
 
 		{"a job that still waits", put + "0 db waits 1 #1", map[What]int{Stuck: 1}},
 		{"a job set aside though it could be done", put + "0 db aside 1 #1", map[What]int{Aside: 1}},

@@ -35,13 +35,27 @@ func (c *court) judgeLate(j *job, b *run) {
 	until := max(from, c.open) + lateAfter
 	for _, f := range c.faults {
 		if f.begin <= b.start && f.end >= from-near {
-			if f.foreign >= busy { // others had the machine, then and maybe for longer
+			if f.foreign >= Busy { // others had the machine, then and maybe for longer
 				return
 			}
 			until = max(until, min(f.end, never-lateAfterFault)+lateAfterFault)
 		}
 	}
-	if b.start > until {
+	if b.start > until && c.foreign(from-near, b.start) < Busy {
 		c.accuse(Late, j, fmt.Sprintf("its first run began %v after its time", time.Duration(b.start-from)))
 	}
+}
+
+// foreign is the percentage of the machine that others used in that time, as far as it was written down. A reading is of all
+// the time since the one before, which on a busy machine may be long.
+func (c *court) foreign(from, to int64) int {
+	sum, n, before := 0, 0, int64(0)
+	for _, r := range c.machine {
+		if r.at >= from && before <= to {
+			sum += r.foreign
+			n++
+		}
+		before = r.at
+	}
+	return sum / max(1, n)
 }

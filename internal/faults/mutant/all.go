@@ -45,9 +45,9 @@ var All = []Mutant{
 		Edits: []Edit{
 			{"dispatcher/wake.go", `if at := time.Since(l.epoch) + delay; at < q.armed {`, `if at := time.Since(l.epoch) + delay - 50*time.Millisecond; at < q.armed {`},
 			{"sql/functions.sql", `          where q.q_name = queue and q.dequeued_at is null and q.schedule_at <= statement_timestamp()
-            and q.deaths < 2
+            and q.deaths <= least(most_deaths, 1)
 `, `          where q.q_name = queue and q.dequeued_at is null and q.schedule_at <= statement_timestamp() + interval '50 ms'
-            and q.deaths < 2
+            and q.deaths <= least(most_deaths, 1)
 `},
 			{"sql/functions.sql", `        where q.q_name = queue and q.dequeued_at is null and q.schedule_at <= statement_timestamp()
           and not q.id <@ held
@@ -255,6 +255,23 @@ begin
 		Shows:    []string{"attempt"},
 	},
 	{
+		Name:  "any-of-the-id",
+		About: "takes the outcome of a job that was lost in a failover for that of the one which has got its id",
+		Edits: []Edit{
+			{"sql/functions.sql", `  where q.ctid = any (places) and q.id <@ whole and q.attempt = complete.attempt and q.dequeued_at is null
+    and q.enqueued_at <= newest;
+`, `  where q.ctid = any (places) and q.id <@ whole and q.attempt = complete.attempt and q.dequeued_at is null;
+`},
+			{"sql/functions.sql", `    where q.id = any (ids) and q.attempt = complete.attempt and q.dequeued_at is null
+      and q.enqueued_at <= newest;
+`, `    where q.id = any (ids) and q.attempt = complete.attempt and q.dequeued_at is null;
+`},
+			{"sql/functions.sql", `and q.attempt = b.attempt and q.enqueued_at <= b.enqueued and`, `and q.attempt = b.attempt and`},
+		},
+		Scenario: []string{"-fault", "failover-lagging", "-injections", "1"},
+		Shows:    []string{"lost"},
+	},
+	{
 		Name:  "ledger-unread",
 		About: "never reads what a dead dispatcher had in hand",
 		Edits: []Edit{{"dispatcher/ring.go", `		buried, left, err := d.jobs.Bury(ctx, dead, int(d.maxAttempts.Load()))
@@ -268,8 +285,8 @@ begin
 		About: "counts a death against all that ran beside the job that caused it",
 		Edits: []Edit{{"sql/functions.sql", `e.attempt is not null and q.deaths = max(q.deaths) filter (where e.attempt is not null) over () as blamed,
            q.deaths < 2 or q.attempt = e.attempt and q.deaths < q.attempt as counts`, `e.attempt is not null as blamed, true as counts`},
-			{"dispatcher/claims.go", `request.claim.Suspect = l.suspects == 0`, `request.claim.Suspect = true`},
-			{"sql/functions.sql", `        suspect := suspect and part.deaths < 2;
+			{"dispatcher/claims.go", `request.claim.Deaths = l.deaths(q)`, `request.claim.Deaths = store.AnyDeaths`},
+			{"sql/functions.sql", `        most_deaths := case part.deaths when 0 then most_deaths when 1 then least(most_deaths, 1) else 0 end;
 `, ``},
 		},
 		Scenario: []string{"-fault", "poison-exit", "-injections", "1"},

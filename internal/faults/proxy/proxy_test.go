@@ -46,7 +46,8 @@ func newStage(t *testing.T) *stage {
 	t.Helper()
 	database := apples.Database(t)
 	// After the test's connections are closed, which Cleanup does before.
-	t.Cleanup(func() { goleak.VerifyNone(t, pgtest.Goroutines(), goleak.IgnoreCurrent()) })
+	before := goleak.IgnoreCurrent()
+	t.Cleanup(func() { goleak.VerifyNone(t, pgtest.Goroutines(), before) })
 	u, err := url.Parse(database)
 	if err != nil {
 		t.Fatal(err)

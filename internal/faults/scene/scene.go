@@ -27,7 +27,7 @@ type Fault struct {
 
 	// Inject does it. It returns when the fault is over and what it broke is put right, so that the product has no
 	// excuse any more. An error means that the fault could not be injected, which fails the run. ctx ends when
-	// the run is cancelled, and after five minutes.
+	// the run is cancelled, and after a quarter of an hour.
 	Inject func(ctx context.Context, s *Scene) error
 }
 
