@@ -50,14 +50,15 @@ func (r *runner) drain(ctx context.Context, c *contender, processes, n int, held
 		if err != nil {
 			return err
 		}
-		late, err := within(ctx, pickUp, func(ctx context.Context) error { return t.workers.awaitDone(ctx, 1) })
+		late, err := within(ctx, pickUp+t.scale.patience, func(ctx context.Context) error { return t.workers.awaitDone(ctx, 1) })
 		if err != nil {
 			return err
 		}
 		if late {
 			return fmt.Errorf("no job was run within %v", pickUp)
 		}
-		ended, err := within(ctx, 2*t.scale.drain, func(ctx context.Context) error {
+		bound := 2*t.scale.drain + t.scale.patience
+		ended, err := within(ctx, bound, func(ctx context.Context) error {
 			if err := t.workers.awaitDone(ctx, n); err != nil {
 				return err
 			}
@@ -72,7 +73,7 @@ func (r *runner) drain(ctx context.Context, c *contender, processes, n int, held
 			if left, err = t.unfinished(ctx); err != nil {
 				return err
 			}
-			d.note = fmt.Sprintf("ended after %v with %d of %d jobs done", 2*t.scale.drain, n-left, n)
+			d.note = fmt.Sprintf("ended after %v with %d of %d jobs done", bound, n-left, n)
 		}
 		after, err := t.db.usage(ctx)
 		if err != nil {

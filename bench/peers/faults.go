@@ -25,6 +25,7 @@ const (
 	backAt      = 0.9                    // of the rate before
 	putPatience = 2 * time.Second        // for a put while the server is away
 	settling    = 250 * time.Millisecond // for what workers have to tell
+	telling     = 5 * time.Second        // for the end of each job, if that is not told by then
 )
 
 // missing is a figure that could not be had.
@@ -78,13 +79,20 @@ func (r *runner) fault(ctx context.Context, c *contender, workload string) (o ou
 		if err := t.db.look(ctx); err != nil { // the connection may have broken
 			return err
 		}
-		if _, err := within(ctx, t.scale.recovery, t.finished); err != nil {
-			return err
+		late, err := within(ctx, t.scale.recovery, t.finished)
+		if late { // else there was a moment with none: what comes later was not accepted
+			h.unfinished, err = t.unfinished(ctx)
 		}
-		if h.unfinished, err = t.unfinished(ctx); err != nil {
+		if err != nil {
 			return err
 		}
 		if err := pause(ctx, settling); err != nil {
+			return err
+		}
+		_, err = within(ctx, telling, func(ctx context.Context) error {
+			return t.workers.Await(ctx, 0, func(members) bool { return h.endless(both) <= h.unfinished })
+		})
+		if err != nil {
 			return err
 		}
 		for _, m := range both { // how well they end is not the question
@@ -175,7 +183,7 @@ func (h history) judge(o *outcome, all members, waited time.Duration) {
 			ends[e.ID] = append(ends[e.ID], e.At)
 		}
 	}
-	rerun, repeated, never := 0, 0, 0
+	rerun, repeated := 0, 0
 	for id := range starts {
 		if len(starts[id]) > 1 {
 			rerun++
@@ -190,12 +198,9 @@ func (h history) judge(o *outcome, all members, waited time.Duration) {
 	put := map[int64]int64{} // when
 	for _, p := range h.accepted {
 		put[p.ID] = p.At
-		if len(ends[p.ID]) == 0 {
-			never++
-		}
 	}
 	// A job that no handler has ended is either still there or lost. One whose end was not written is still there, too.
-	o.figure("lost_jobs", float64(max(0, never-h.unfinished)))
+	o.figure("lost_jobs", float64(max(0, h.endless(all)-h.unfinished)))
 	o.figure("stuck_jobs", float64(h.unfinished))
 	o.figure("rerun_jobs", float64(rerun))
 	o.figure("repeated_jobs", float64(repeated))
@@ -218,6 +223,22 @@ func (h history) judge(o *outcome, all members, waited time.Duration) {
 	o.figure("first_start_ms", first(all, from, waiting))
 	o.figure("victim_start_ms", first(h.victims, from, later))
 	o.figure("back_ms", back(done, h.struck, h.from))
+}
+
+// endless is how many of the jobs no worker has told the end of.
+func (h history) endless(all members) (n int) {
+	ended := map[int64]bool{}
+	for _, m := range all {
+		for _, e := range m.Ends {
+			ended[e.ID] = true
+		}
+	}
+	for _, p := range h.accepted {
+		if !ended[p.ID] {
+			n++
+		}
+	}
+	return n
 }
 
 // held are the jobs that were in hand.

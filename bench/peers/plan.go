@@ -35,6 +35,10 @@ type scale struct {
 	before   time.Duration // a fault
 	outage   time.Duration // that the server is away
 	after    time.Duration // that jobs are put after a fault
+
+	// patience is added to the bounds by which a drain, a load or a latency is ended, or given up before its first job. A comparison has none; a test has
+	// some, as its machine may be busy with others.
+	patience time.Duration
 }
 
 // How long all may take: no step is begun after that.

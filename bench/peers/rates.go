@@ -45,7 +45,7 @@ func (r *runner) load(ctx context.Context, c *contender, l load.Load) (o outcome
 			return err
 		}
 		start := time.Now()
-		late, err = within(ctx, 2*l.Duration, func(ctx context.Context) (err error) {
+		late, err = within(ctx, 2*l.Duration+t.scale.patience, func(ctx context.Context) (err error) {
 			put, err = l.Run(ctx, func(ctx context.Context, n int, due time.Time) error {
 				j := job{ID: int64(n + 1)}
 				if n >= warmup {
@@ -64,7 +64,7 @@ func (r *runner) load(ctx context.Context, c *contender, l load.Load) (o outcome
 			return fmt.Errorf("put: %w", err)
 		}
 		elapsed, run = time.Since(start), t.workers.Done()
-		ended, err := within(ctx, l.Duration, func(ctx context.Context) error { return t.workers.awaitDone(ctx, put) })
+		ended, err := within(ctx, l.Duration+t.scale.patience, func(ctx context.Context) error { return t.workers.awaitDone(ctx, put) })
 		if err != nil {
 			return err
 		}
@@ -73,7 +73,7 @@ func (r *runner) load(ctx context.Context, c *contender, l load.Load) (o outcome
 			o.note = fmt.Sprintf("%d of %d jobs put, %d run when it was ended", put, l.Calls(), total)
 		}
 		if !ended {
-			if _, err := within(ctx, time.Second, t.finished); err != nil { // so that the cost is all there
+			if _, err := within(ctx, time.Second+t.scale.patience, t.finished); err != nil { // so that the cost is all there
 				return err
 			}
 		}

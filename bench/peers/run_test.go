@@ -107,10 +107,10 @@ func upTo(n int) (all []int64) {
 // tiny is as little as shows that all is measured.
 var tiny = scale{
 	processes: []int{1, 2}, rates: []float64{100},
-	drain: 100 * time.Millisecond, load: 300 * time.Millisecond, latency: 300 * time.Millisecond, lead: time.Second,
+	drain: 100 * time.Millisecond, load: 300 * time.Millisecond, latency: 300 * time.Millisecond, lead: 2 * time.Second,
 	schedule: 200 * time.Millisecond, late: 5 * time.Second, enqueue: 100 * time.Millisecond,
-	longest: time.Second, moment: time.Second, recovery: 5 * time.Second, rest: 100 * time.Millisecond, idle: 500 * time.Millisecond,
-	before: 1500 * time.Millisecond, outage: 200 * time.Millisecond, after: 2 * time.Second,
+	longest: time.Second, moment: time.Second, recovery: 30 * time.Second, rest: 100 * time.Millisecond, idle: 500 * time.Millisecond,
+	before: 1500 * time.Millisecond, outage: 200 * time.Millisecond, after: 2 * time.Second, patience: 20 * time.Second,
 }
 
 func TestComparisonMeasuresEveryWorkloadOfEveryContender(t *testing.T) {
@@ -168,10 +168,8 @@ func TestComparisonMeasuresEveryWorkloadOfEveryContender(t *testing.T) {
 }
 
 func TestJobsOutliveFaultsAndWhatBecameOfThemIsTold(t *testing.T) {
-	patient := tiny
-	patient.recovery = 30 * time.Second
 	results, err := compare(t.Context(), options{
-		quick: true, rounds: 1, contenders: []*contender{pqDispatch(), baselines()[0]}, workloads: []string{result.Outage, result.HalfOpen}, stderr: t.Output(), scale: &patient,
+		quick: true, rounds: 1, contenders: []*contender{pqDispatch(), baselines()[0]}, workloads: []string{result.Outage, result.HalfOpen}, stderr: t.Output(), scale: &tiny,
 	})
 	if err != nil {
 		t.Fatal(err)

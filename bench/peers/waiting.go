@@ -37,7 +37,7 @@ func (r *runner) recovery(ctx context.Context, c *contender, alone *sync.Mutex) 
 				return t.workers.Await(ctx, 0, func(members) bool { return len(victim.Starts) >= n })
 			}
 		}
-		late, err := within(ctx, pickUp, started(1))
+		late, err := within(ctx, pickUp+t.scale.patience, started(1))
 		if err != nil {
 			return err
 		}
