@@ -30,7 +30,7 @@ bench: ## all Go benchmarks; compare two runs with benchstat, see CONTRIBUTING.m
 RESULTS ?= $(lastword $(sort $(wildcard docs/benchmarks/*.json)))
 
 bench-peers: ## this project beside River, Graphile Worker, pg-boss and plain queues; about 15 minutes
-	cd bench/peers/node && npm ci
+	@if command -v npm >/dev/null; then cd bench/peers/node && npm ci; else echo "no npm: the contenders on Node are absent"; fi
 	cd bench/peers && go run . run --json ../../docs/benchmarks/$$(date -u +%F).json
 
 bench-report: ## the report of the latest results, or of RESULTS=file.json

@@ -253,6 +253,23 @@ func eventually(t *testing.T, what string, so func() bool) {
 	}
 }
 
+// begin runs something beside the test, which does not end before it: with the test's context it ends by itself.
+func begin(t *testing.T, run func() error) (result func() error) {
+	t.Helper()
+	var err error
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		err = run()
+	}()
+	result = func() error {
+		<-ended
+		return err
+	}
+	t.Cleanup(func() { _ = result() })
+	return result
+}
+
 // connected waits until a connection has such a name.
 func connected(t *testing.T, url, name string) {
 	t.Helper()
@@ -286,11 +303,10 @@ func TestCancelledBenchmarkLeavesNothing(t *testing.T) {
 				ctx, cancel := context.WithCancelCause(t.Context())
 				defer cancel(nil)
 				cause := errors.New("Ctrl-C")
-				result := make(chan error, 1)
-				go func() { result <- Run(ctx, b.Name, o) }()
+				result := begin(t, func() error { return Run(ctx, b.Name, o) })
 				connected(t, url, name)
 				cancel(cause)
-				if err := <-result; !errors.Is(err, cause) {
+				if err := result(); !errors.Is(err, cause) {
 					t.Errorf("got %v, want the cause of the end", err)
 				}
 				if out.Len() > 0 {
@@ -309,8 +325,7 @@ func TestDispatcherThatDiesIsAnErrorAndNothingIsLeft(t *testing.T) {
 	for _, name := range []string{"idle", "bloat"} {
 		url := pgtest.Database(t)
 		o := options(t, url, Scale{Duration: time.Second, Rate: 100})
-		result := make(chan error, 1)
-		go func() { result <- Run(t.Context(), name, o) }()
+		result := begin(t, func() error { return Run(t.Context(), name, o) })
 		connected(t, url, "% dispatcher 1")
 		for _, pid := range children(os.Getpid()) {
 			p, err := os.FindProcess(pid)
@@ -321,7 +336,7 @@ func TestDispatcherThatDiesIsAnErrorAndNothingIsLeft(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		err := <-result
+		err := result()
 		if err == nil || !strings.Contains(err.Error(), "dispatcher 1: signal: killed") {
 			t.Errorf("%s: got %v, want an error that says which one ended, and how", name, err)
 		}

@@ -60,7 +60,12 @@ func TestTuneReportsAllItsKeysAndLeavesNothing(t *testing.T) {
 			set(&o)
 			var out bytes.Buffer
 			o.JSON, o.Stdout = true, &out
-			if err := Tune(t.Context(), o); err != nil {
+			err := Tune(t.Context(), o)
+			for errors.Is(err, ErrBudget) { // the command takes as long as the machine lets it
+				o.Budget *= 2
+				err = Tune(t.Context(), o)
+			}
+			if err != nil {
 				t.Fatal(err)
 			}
 			var keys map[string]json.RawMessage
@@ -102,8 +107,11 @@ func TestTuneFindsThatSlowHandlersWantMoreOfThem(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.Stopped == tune.OutOfTime && r.Recommended.Setting == tune.Default {
-		t.Skipf("the machine is too busy for it: %d trials", len(r.Trials))
+	// A machine that is busy with other things may not have the time for it, or have no more to give than the default takes.
+	if r.Recommended.Setting == tune.Default && (r.Stopped == tune.OutOfTime || !slices.ContainsFunc(r.Trials, func(trial tune.Trial) bool {
+		return trial.Setting.Concurrency*trial.Setting.Processes >= 200 && trial.Sample.Throughput > 1.3*r.Default.Throughput.Median
+	})) {
+		t.Skipf("the machine is too busy for it: %d trials, the default ran %.0f a second", len(r.Trials), r.Default.Throughput.Median)
 	}
 	if s := r.Recommended.Setting; s.Concurrency*s.Processes < 200 || r.Ratio.Low <= 1 || r.Recommended.Throughput.Median <= r.Default.Throughput.Median {
 		t.Errorf("got %+v, with %+v instead of %+v", s, r.Recommended, r.Default)
@@ -258,11 +266,10 @@ func TestTuneThatIsCancelledLeavesNothing(t *testing.T) {
 			ctx, cancel := context.WithCancelCause(t.Context())
 			defer cancel(nil)
 			cause := errors.New("Ctrl-C")
-			result := make(chan error, 1)
-			go func() { result <- Tune(ctx, o) }()
+			result := begin(t, func() error { return Tune(ctx, o) })
 			connected(t, url, name)
 			cancel(cause)
-			if err := <-result; !errors.Is(err, cause) {
+			if err := result(); !errors.Is(err, cause) {
 				t.Errorf("got %v, want the cause of the end", err)
 			}
 			wantNothingLeft(t, url)
@@ -278,8 +285,7 @@ func TestTuneWhoseDispatcherIsKilledSaysSoAndLeavesNothing(t *testing.T) {
 	o := tuneOptions(t, url)
 	o.Work = 400 * time.Millisecond // so that it lives for a while
 	o.Budget = time.Minute
-	result := make(chan error, 1)
-	go func() { result <- Tune(t.Context(), o) }()
+	result := begin(t, func() error { return Tune(t.Context(), o) })
 	connected(t, url, "% dispatcher 2")
 	for _, pid := range children(os.Getpid()) {
 		p, err := os.FindProcess(pid)
@@ -290,7 +296,7 @@ func TestTuneWhoseDispatcherIsKilledSaysSoAndLeavesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := <-result; err == nil || !strings.Contains(err.Error(), "signal: killed") {
+	if err := result(); err == nil || !strings.Contains(err.Error(), "signal: killed") {
 		t.Errorf("got %v, want an error that says how it ended", err)
 	}
 	wantNothingLeft(t, url)

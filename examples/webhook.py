@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """An endpoint for pq-dispatch, with nothing but Python's library. See docs/handlers.md.
 
-    WEBHOOK_SECRET=$(openssl rand -base64 32) examples/webhook.py 8080
+    export WEBHOOK_SECRET=whsec_$(openssl rand -base64 32); echo $WEBHOOK_SECRET # goes into http.secrets
+    examples/webhook.py 8080
 
 It checks the signature as Standard Webhooks say. In earnest use their library for your language, and a
 server that is made for more than examples.

@@ -42,6 +42,16 @@ func (gobCodec) Unmarshal(data []byte, v any) error {
 
 const maxQueueName = 200 // bytes
 
+// Plain returns the queue of that name in the table, whatever slashes it has, and without a codec: for what lists
+// queues, where the name was not given by whoever chose the codec. Use its Err to check the name.
+func (s *Store) Plain(name string) *Queue {
+	q := &Queue{store: s, name: name, err: s.err}
+	if q.err == nil {
+		q.err = checkName(name)
+	}
+	return q
+}
+
 // parseName splits "apples/gob" into the queue's name and its codec.
 func (s *Store) parseName(name string) (string, Codec, error) {
 	if s.err != nil {
@@ -52,11 +62,19 @@ func (s *Store) parseName(name string) (string, Codec, error) {
 		suffix := name[i+1:]
 		known := false
 		if codec, known = s.codecs[suffix]; !known {
-			return name, nil, fmt.Errorf("store: %w %.40q in the queue name %.80q: known are %s",
+			return name, nil, fmt.Errorf("store: %w %.40q in the queue name %.80q: known are %s; add /json to the name of a queue that has the slash itself",
 				ErrCodec, suffix, name, strings.Join(slices.Sorted(maps.Keys(s.codecs)), ", "))
 		}
 		name = name[:i]
 	}
+	if err := checkName(name); err != nil {
+		return name, nil, err
+	}
+	return name, codec, nil
+}
+
+// checkName refuses what no queue of the table can be called.
+func checkName(name string) error {
 	var wrong string
 	switch {
 	case name == "":
@@ -68,9 +86,9 @@ func (s *Store) parseName(name string) (string, Codec, error) {
 	case strings.ContainsRune(name, 0):
 		wrong = "it contains NUL"
 	default:
-		return name, codec, nil
+		return nil
 	}
-	return name, nil, fmt.Errorf("store: %w %.80q: %s", ErrQueueName, name, wrong)
+	return fmt.Errorf("store: %w %.80q: %s", ErrQueueName, name, wrong)
 }
 
 // encode turns a value into the JSON of the data column, or says why the column could not hold it.

@@ -19,6 +19,9 @@ func FuzzQueueName(f *testing.F) {
 	}
 	jobs := store.New(nil, store.Options{})
 	f.Fuzz(func(t *testing.T, given string) {
+		if plain, suffixed := jobs.Plain(given), jobs.Queue(given+"/json"); plain.Name() != suffixed.Name() || (plain.Err() == nil) != (suffixed.Err() == nil) {
+			t.Errorf("%q: got the plain queue %q, %v, want that with a suffix: %q, %v", given, plain.Name(), plain.Err(), suffixed.Name(), suffixed.Err())
+		}
 		q := jobs.Queue(given)
 		if err := q.Err(); err != nil {
 			if !errors.Is(err, store.ErrQueueName) && !errors.Is(err, store.ErrCodec) || len(err.Error()) > 1000 {

@@ -11,7 +11,7 @@ import (
 
 func TestCompletionInTheShells(t *testing.T) {
 	d := newDatabase(t)
-	for _, name := range []string{"apples", "apricots", "pears"} {
+	for _, name := range []string{"apples", "apricots", "pears", "x/y/json"} {
 		d.must("put", name, "1")
 	}
 	dir := t.TempDir()
@@ -54,6 +54,7 @@ func TestCompletionInTheShells(t *testing.T) {
 				"pq-dispatch pause ap":     "apples apricots",
 				"pq-dispatch queues ap":    "apples apricots",
 				"pq-dispatch ls --queue p": "pears",
+				"pq-dispatch queues x/":    "x/y/json",
 				"pq-dispatch migrate st":   "status",
 				"pq-dispatch top --inter":  "--interval",
 			} {

@@ -73,7 +73,8 @@ func (a *app) configCommand() *cobra.Command {
 		Use:   "config",
 		Short: "Check and print the daemon's configuration",
 		Long: `The configuration of the daemon is a YAML file. Each key of it is a flag as well, such as --log.level for
-level in the section log, and a variable, such as PQ_DISPATCH_LOG_LEVEL. A flag goes before a variable, a variable
+level in the section log, and a variable, such as PQ_DISPATCH_LOG_LEVEL. (Those of the section database are the flags
+--database-url, --direct-url, --schema and --table.) A flag goes before a variable, a variable
 before the file. Lists and mappings are given as YAML there: --queues '{apples: {exec: {command: [/usr/bin/eat]}}}'.
 A key of one queue is set by --set queues.apples.concurrency=5.
 

@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -51,8 +50,8 @@ on its tables and the queue table.`,
 		if err != nil {
 			return err
 		}
-		if f.state != "" && !slices.Contains(stateNames(), f.state) {
-			return &usageError{fmt.Sprintf("--state %q: give one of %s", f.state, strings.Join(stateNames(), ", "))}
+		if f.state != "" && !slices.Contains(f.stateNames(), f.state) {
+			return f.badState()
 		}
 		filter.State = store.State(f.state)
 		page, err := jobs.List(ctx, filter, int(limit), after)

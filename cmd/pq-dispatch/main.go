@@ -103,6 +103,8 @@ func (a *app) execute(ctx context.Context, args []string) int {
 	case wrongUse || !a.running: // cobra looks through flags and arguments before the command runs
 		code = exitUsage
 		text += "; see '" + cmd.CommandPath() + " --help'"
+	case errors.Is(err, store.ErrNotMigrated): // the store speaks to programs in Go, too
+		text = strings.Replace(text, "call Store.Migrate or run `pq-dispatch migrate up`", "run '"+a.remedy()+"'", 1)
 	case refusedLogin(err):
 		text += "; check the user, the password and the name of the database (they are from " + a.source + ")"
 	case code == exitUnreachable:
@@ -110,6 +112,18 @@ func (a *app) execute(ctx context.Context, args []string) int {
 	}
 	a.say("%s", text)
 	return code
+}
+
+// remedy is the command that migrates the table in question.
+func (a *app) remedy() string {
+	command := "pq-dispatch migrate up"
+	if a.schema != defaultSchema {
+		command += " --schema " + cell(a.schema)
+	}
+	if a.table != defaultTable {
+		command += " --table " + cell(a.table)
+	}
+	return command
 }
 
 func exitCode(err error) int {

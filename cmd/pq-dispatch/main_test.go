@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -27,7 +28,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(envProgram) != "" {
 		main()
 	}
-	for _, name := range []string{envURL, envAnyURL, envDirectURL} {
+	for _, name := range []string{envURL, envURLFile, envAnyURL, envDirectURL, envConfigDirect, envDirectURLFile, envSchema, envTable} {
 		os.Unsetenv(name) // whoever runs the tests may have set them
 	}
 	pgtest.Main(m)
@@ -100,18 +101,21 @@ func (d *database) number(query string, args ...any) (n int) {
 	return n
 }
 
+// testPatience is how long a test waits for what must happen. No test passes or fails by how long it takes.
+const testPatience = 2 * time.Minute
+
 // eventually polls until a condition holds.
 func (d *database) eventually(what string, holds func() bool) {
 	d.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.NewTimer(30 * time.Second)
+	deadline := time.NewTimer(testPatience)
 	defer deadline.Stop()
 	for !holds() {
 		select {
 		case <-tick.C:
 		case <-deadline.C:
-			d.Fatalf("it did not come about within 30 s that %s", what)
+			d.Fatalf("it did not come about within %v that %s", testPatience, what)
 		}
 	}
 }
@@ -206,8 +210,9 @@ func TestWrongUseExitsWith2AndPointsToTheHelp(t *testing.T) {
 		{"retry 1 --queue apples", "not both"},
 		{"retry --state set_aside", "--queue"},
 		{"retry --queue apples --state rotten", "waiting, running"},
+		{"retry --queue apples --state rotten", "taken, all"},
 		{"cancel", "ids of jobs"},
-		{"cancel 1 --dry-run", "not both"},
+		{"cancel 1 --dry-run", "takes no ids"},
 		{"discard --queue apples", "--state"},
 		{"discard --queue apples --state set_aside", "--yes"},
 		{"move 1", "--to"},
@@ -250,12 +255,14 @@ func TestWrongNamesAndDataExitWith2(t *testing.T) {
 		{"a cursor that is none", []string{"ls", "--after", "nonsense"}, "cursor"},
 		{"long queue name", []string{"put", strings.Repeat("x", 201), "1"}, "201 bytes"},
 		{"unknown codec", []string{"put", "apples/xml", "1"}, "gob, json"},
+		{"a name with a slash", []string{"queues", "a/b"}, "add /json"},
 		{"schema", []string{"get", "apples", "--schema", "a b"}, "letters, digits"},
 		{"table", []string{"migrate", "up", "--table", "a\"b"}, "letters, digits"},
 		{"table to print", []string{"migrate", "print", "--table", "a\"b"}, "letters, digits"},
 		{"data that is no JSON", []string{"put", "apples", "Cox"}, "quotes"},
 		{"no data", []string{"put", "apples"}, "not JSON"},
-		{"two values", []string{"put", "apples", "1 2"}, "not JSON"},
+		{"two values", []string{"put", "apples", "1 2"}, "--jsonl"},
+		{"a time", []string{"put", "apples", "12:30"}, "quotes"},
 		{"NUL", []string{"put", "apples", `"\u0000"`}, "NUL"},
 		{"a key twice", []string{"put", "apples", `{"a":1,"a":2}`}, "twice"},
 		{"too large", []string{"put", "apples", `"` + strings.Repeat("x", 1<<20) + `"`}, "limit"},
@@ -372,7 +379,55 @@ func TestTheDatabaseIsTheFirstOneNamed(t *testing.T) {
 	cli("", "stats").failsWith(t, exitUnreachable, "database=third", "$DATABASE_URL")
 	t.Setenv(envURL, nowhere("second"))
 	cli("", "stats").failsWith(t, exitUnreachable, "database=second", "$PQ_DISPATCH_DATABASE_URL")
+	file := filepath.Join(t.TempDir(), "url")
+	if err := os.WriteFile(file, []byte(nowhere("file")+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(envURLFile, file)
+	cli("", "stats").failsWith(t, exitUsage, "$PQ_DISPATCH_DATABASE_URL_FILE", "leave one of them out")
 	cli("", "stats", "--database-url", nowhere("first")).failsWith(t, exitUnreachable, "database=first", "--database-url")
+	t.Setenv(envURL, "")
+	cli("", "stats").failsWith(t, exitUnreachable, "database=file", "$PQ_DISPATCH_DATABASE_URL_FILE")
+	t.Setenv(envURLFile, file+".not")
+	cli("", "stats").failsWith(t, exitUsage, "$PQ_DISPATCH_DATABASE_URL_FILE", "no such file")
+}
+
+// What the daemon is told by variables, who looks after its queues should not have to say again.
+func TestTheVariablesOfTheDatabaseHoldForAllCommands(t *testing.T) {
+	url := pgtest.Database(t)
+	file := filepath.Join(t.TempDir(), "url")
+	if err := os.WriteFile(file, []byte(url+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(envURLFile, file)
+	t.Setenv(envSchema, "orchard")
+	t.Setenv(envTable, "jobs")
+	for _, args := range [][]string{{"migrate", "up"}, {"put", "apples", "1"}} {
+		if r := cli("", args...); r.code != exitOK {
+			t.Fatalf("%q: got exit code %d and %q, want 0", args, r.code, r.stderr)
+		}
+	}
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	var queue string
+	if err := conn.QueryRow(t.Context(), `select q_name from orchard.jobs`).Scan(&queue); err != nil || queue != "apples" {
+		t.Errorf("got a job of %q, %v in the schema and table of the variables, want apples", queue, err)
+	}
+	cli("", "stats", "--schema", "public").failsWith(t, exitFailed, "run 'pq-dispatch migrate up --table jobs'")
+	cli("", "stats", "--table", "queue").failsWith(t, exitFailed, "run 'pq-dispatch migrate up --schema orchard'")
+	contains(t, "the configuration", cli("", "config", "print", "--queues", "{apples: {exec: {command: [/bin/true]}}}").stdout, "schema: orchard")
+
+	t.Setenv(envConfigDirect, "postgres://x:port/")
+	cli("", "get", "apples").failsWith(t, exitUsage, "address from $PQ_DISPATCH_DATABASE_DIRECT_URL")
+	t.Setenv(envDirectURLFile, file)
+	cli("", "get", "apples").failsWith(t, exitUsage, "leave one of them out")
+	t.Setenv(envConfigDirect, "")
+	if r := cli("", "get", "apples"); r.code != exitOK || r.stdout != "1\n" {
+		t.Errorf("got exit code %d, %q and %q, want the job", r.code, r.stdout, r.stderr)
+	}
 }
 
 func TestEveryCommandHasAnExample(t *testing.T) {

@@ -93,8 +93,10 @@ var (
 	}
 	environment = []definition{
 		{envURL, "The address of the database, if --database-url is not given."},
-		{envAnyURL, "The same, if " + envURL + " is not set either."},
+		{envURLFile, "A file that holds it, instead."},
+		{envAnyURL, "The same, if neither of these is set."},
 		{envDirectURL, "The address of the same database past a pooler, if --direct-url is not given."},
+		{envSchema + ", " + envTable, "The names of the queue table's schema and of the table, if --schema and --table are not given."},
 		{"PGHOST, PGPORT, PGDATABASE, PGUSER, PGPASSWORD, PGPASSFILE, PGSERVICE, ...", "PostgreSQL's own, for what the address does not say."},
 		{"PQ_DISPATCH_CONFIG", "The configuration of the daemon, if -c is not given."},
 		{"PQ_DISPATCH_...", "Each key of the configuration, such as PQ_DISPATCH_LOG_LEVEL; see 'pq-dispatch config'."},

@@ -30,6 +30,7 @@ var stillStates = []store.State{store.Waiting, store.Scheduled, store.Retrying, 
 type filterFlags struct {
 	queue, state, task string
 	olderThan          delay
+	all                bool // --state takes anyState, too
 }
 
 func (f *filterFlags) register(a *app, cmd *cobra.Command, withQueue bool) {
@@ -37,17 +38,22 @@ func (f *filterFlags) register(a *app, cmd *cobra.Command, withQueue bool) {
 		cmd.Flags().StringVar(&f.queue, "queue", "", "`name` of the queue")
 		_ = cmd.RegisterFlagCompletionFunc("queue", a.completeQueue)
 	}
-	cmd.Flags().StringVar(&f.state, "state", "", "`state`: waiting, running, scheduled, retrying, set_aside or taken")
+	states := f.stateNames()
+	cmd.Flags().StringVar(&f.state, "state", "", "`state`: "+strings.Join(states[:len(states)-1], ", ")+" or "+states[len(states)-1])
 	_ = cmd.RegisterFlagCompletionFunc("state", func(_ *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
-		return slices.DeleteFunc(stateNames(), func(name string) bool { return !strings.HasPrefix(name, prefix) }), cobra.ShellCompDirectiveNoFileComp
+		return slices.DeleteFunc(f.stateNames(), func(name string) bool { return !strings.HasPrefix(name, prefix) }), cobra.ShellCompDirectiveNoFileComp
 	})
 	cmd.Flags().StringVar(&f.task, "task", "", "`name` of the task")
 	cmd.Flags().Var(&f.olderThan, "older-than", "only jobs put, or if they are out of the queue taken out, that long ago, such as 7d")
 }
 
-func stateNames() (names []string) {
+// stateNames are the words that --state takes.
+func (f *filterFlags) stateNames() (names []string) {
 	for _, s := range store.States {
 		names = append(names, string(s))
+	}
+	if f.all {
+		names = append(names, anyState)
 	}
 	return names
 }
@@ -73,10 +79,14 @@ func (f *filterFlags) states(otherwise []store.State) ([]store.State, error) {
 		return otherwise, nil
 	case f.state == anyState:
 		return append(slices.Clip(stillStates), store.Taken), nil
-	case !slices.Contains(stateNames(), f.state):
-		return nil, &usageError{fmt.Sprintf("--state %q: give one of %s", f.state, strings.Join(stateNames(), ", "))}
+	case !slices.Contains(f.stateNames(), f.state):
+		return nil, f.badState()
 	}
 	return []store.State{store.State(f.state)}, nil
+}
+
+func (f *filterFlags) badState() error {
+	return &usageError{fmt.Sprintf("--state %q: give one of %s", f.state, strings.Join(f.stateNames(), ", "))}
 }
 
 // operation is one run of such a command.
@@ -93,6 +103,7 @@ type operation struct {
 
 func (o *operation) register(a *app, cmd *cobra.Command, withQueue bool) {
 	o.app = a
+	o.all = true
 	o.filterFlags.register(a, cmd, withQueue)
 	cmd.Flags().BoolVar(&o.dryRun, "dry-run", false, "count the jobs that the flags select, and do nothing")
 	cmd.Flags().BoolVar(&o.asJSON, "json", false, "print one JSON object for each id, or with the counts of all")
@@ -101,7 +112,9 @@ func (o *operation) register(a *app, cmd *cobra.Command, withQueue bool) {
 // run does it to the jobs with these ids, or to the selected ones, of these states if the flags name none.
 func (o *operation) run(ctx context.Context, args []string, otherwise []store.State) error {
 	switch {
-	case len(args) > 0 && (o.given() || o.dryRun):
+	case len(args) > 0 && o.dryRun && !o.given():
+		return &usageError{o.verb + ": --dry-run counts the jobs that flags select; it takes no ids"}
+	case len(args) > 0 && o.given():
 		return &usageError{o.verb + ": give the ids of jobs, or flags that select jobs, not both"}
 	case len(args) == 0 && o.queue == "":
 		return &usageError{o.verb + ": give the ids of jobs, or --queue and what else selects them"}
@@ -186,7 +199,7 @@ func (o *operation) selected(ctx context.Context, states []store.State) error {
 		if o.asJSON {
 			return printJSON(o.stdout, map[string]int{"selected": n})
 		}
-		_, err = fmt.Fprintf(o.stdout, "%d jobs\n", n)
+		_, err = fmt.Fprintln(o.stdout, someJobs(n))
 		return err
 	}
 	if o.confirm && !o.yes {
@@ -206,7 +219,7 @@ func (o *operation) selected(ctx context.Context, states []store.State) error {
 			progress.show(done)
 			if err != nil {
 				if done > 0 {
-					err = fmt.Errorf("after %d jobs: %w", done, err)
+					err = fmt.Errorf("after %s: %w", someJobs(done), err)
 				}
 				return err
 			}
@@ -223,6 +236,13 @@ func (o *operation) selected(ctx context.Context, states []store.State) error {
 		fmt.Fprintln(table, "0 jobs")
 	}
 	return table.Flush()
+}
+
+func someJobs(n int) string {
+	if n == 1 {
+		return "1 job"
+	}
+	return fmt.Sprintf("%d jobs", n)
 }
 
 // count counts what is selected; limit, if any, is how far.
@@ -287,7 +307,8 @@ func (a *app) question(ctx context.Context, text string) error {
 // completionTimeout bounds what a key press waits for.
 const completionTimeout = 2 * time.Second
 
-// completeQueue completes the name of a queue that has a job.
+// completeQueue completes the name of a queue that has a job, as the command line takes it: one with a slash in it
+// needs a codec's suffix.
 func (a *app) completeQueue(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
 	parent := cmd.Context()
 	if parent == nil {
@@ -303,6 +324,11 @@ func (a *app) completeQueue(cmd *cobra.Command, args []string, prefix string) ([
 	names, err := jobs.QueueNames(ctx, 1000)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	for i, name := range names {
+		if strings.Contains(name, "/") {
+			names[i] = name + "/json"
+		}
 	}
 	names = slices.DeleteFunc(names, func(name string) bool {
 		return !strings.HasPrefix(name, prefix) || cell(name) != name

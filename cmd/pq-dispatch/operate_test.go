@@ -162,6 +162,7 @@ func TestOperationsTakeAllThatTheirFlagsSelect(t *testing.T) {
 		{"retry --queue apples --task eat --json", `{"outcomes":{"retried":3000}}` + "\n"},
 		{"retry --queue apples --dry-run", "100 jobs\n"},
 		{"move --queue apples --to pears --state scheduled", "moved 1000\n"},
+		{"purge apples --state set_aside --older-than 100m --dry-run", "1 job\n"},
 		{"purge apples --state set_aside --older-than 50m --dry-run", "51 jobs\n"},
 		{"purge apples --state set_aside --older-than 50m --yes", "discarded 51\n"},
 		{"purge apples --state taken --yes", "0 jobs\n"},

@@ -110,7 +110,7 @@ func (a *app) putOne(ctx context.Context, jobs *store.Store, queue string, args 
 	if err := wellFormed(data); err != nil {
 		return err
 	}
-	id, err := jobs.Queue(queue).Put(ctx, json.RawMessage(data), options...)
+	id, err := jobs.Plain(queue).Put(ctx, json.RawMessage(data), options...)
 	if err != nil {
 		return err
 	}
@@ -164,8 +164,12 @@ func wellFormed(data []byte) error {
 	if json.Valid(data) {
 		return nil
 	}
-	var v any
-	err := json.Unmarshal(data, &v)
+	var first, second any
+	in := json.NewDecoder(bytes.NewReader(data))
+	if in.Decode(&first) == nil && in.Decode(&second) == nil {
+		return fmt.Errorf("%w: it is not JSON but several values of it; put them with --jsonl, one a line", store.ErrData)
+	}
+	err := json.Unmarshal(data, &first)
 	return fmt.Errorf("%w: it is not JSON (%w); a text needs its quotes: '\"text\"'", store.ErrData, err)
 }
 
@@ -180,7 +184,7 @@ func (a *app) putLines(ctx context.Context, pool *pgxpool.Pool, jobs *store.Stor
 	in := &lines{input: input, progress: progress{w: a.stderr, on: a.terminal}}
 	var ids []int64
 	err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) (err error) {
-		ids, err = store.PutMany(ctx, jobs.With(tx).Queue(queue), in.all(), options...)
+		ids, err = store.PutMany(ctx, jobs.With(tx).Plain(queue), in.all(), options...)
 		if in.err != nil {
 			return in.err
 		}

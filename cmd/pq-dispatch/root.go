@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/pq-dispatch/pq-dispatch/internal/config"
 	"github.com/pq-dispatch/pq-dispatch/internal/group"
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
@@ -28,6 +29,18 @@ const (
 	envURL       = "PQ_DISPATCH_DATABASE_URL"
 	envAnyURL    = "DATABASE_URL"
 	envDirectURL = "PQ_DISPATCH_DIRECT_URL"
+
+	// Those of the daemon's configuration that are about the database hold for every command that works on it.
+	envURLFile       = "PQ_DISPATCH_DATABASE_URL_FILE"
+	envConfigDirect  = "PQ_DISPATCH_DATABASE_DIRECT_URL"
+	envDirectURLFile = "PQ_DISPATCH_DATABASE_DIRECT_URL_FILE"
+	envSchema        = "PQ_DISPATCH_DATABASE_SCHEMA"
+	envTable         = "PQ_DISPATCH_DATABASE_TABLE"
+)
+
+const (
+	defaultSchema = "public"
+	defaultTable  = "queue"
 )
 
 // connectTimeout bounds one attempt to connect where the address does not say (connect_timeout).
@@ -67,11 +80,13 @@ func (a *app) rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "pq-dispatch",
 		Short: "A job queue in PostgreSQL",
-		Long: `pq-dispatch puts jobs into a PostgreSQL table, gets them out again, and runs a command for each.
+		Long: `pq-dispatch is a job queue in a PostgreSQL table: it puts jobs, runs them by commands (work) or as a daemon (run), and
+looks after them.
 
-The database is the one of --database-url, else of $PQ_DISPATCH_DATABASE_URL, else of $DATABASE_URL,
-else of PostgreSQL's own variables (PGHOST, PGUSER, PGPASSWORD, PGSERVICE, ...). A password belongs in
-the environment or in ~/.pgpass: other users of the machine can read the command line.
+The database is the one of --database-url, else of $PQ_DISPATCH_DATABASE_URL, or of the file that
+$PQ_DISPATCH_DATABASE_URL_FILE names, else of $DATABASE_URL, else of PostgreSQL's own variables (PGHOST, PGUSER,
+PGPASSWORD, PGSERVICE, ...). A password belongs in the environment, a file or ~/.pgpass: other users of the machine can
+read the command line.
 
 Data goes to standard output, everything else to standard error.
 
@@ -93,8 +108,8 @@ command in order, the second at once.`,
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.databaseURL, "database-url", "", "`address` of the database, as a URL or as key=value pairs")
 	flags.StringVar(&a.directURL, "direct-url", "", "`address` of the same database past a pooler, for sessions that listen or hold locks\n(default $"+envDirectURL+", else the database's address)")
-	flags.StringVar(&a.schema, "schema", "public", "`name` of the queue table's schema")
-	flags.StringVar(&a.table, "table", "queue", "`name` of the queue table")
+	flags.StringVar(&a.schema, "schema", cmp.Or(os.Getenv(envSchema), defaultSchema), "`name` of the queue table's schema")
+	flags.StringVar(&a.table, "table", cmp.Or(os.Getenv(envTable), defaultTable), "`name` of the queue table")
 
 	root.AddCommand(
 		a.migrateCommand(), a.putCommand(), a.getCommand(), a.workCommand(), a.statsCommand(),
@@ -135,34 +150,61 @@ func (a *app) withPool(f func(ctx context.Context, pool *pgxpool.Pool, jobs *sto
 
 // open returns the store that the flags and the environment name. It does not connect yet.
 func (a *app) open(ctx context.Context) (*pgxpool.Pool, *store.Store, error) {
+	given, err := addressOf(setting{a.databaseURL, "--database-url"}, envURLFile, envURL)
+	if err != nil {
+		return nil, nil, err
+	}
 	var address string
-	address, a.source = firstSet(
-		setting{a.databaseURL, "--database-url"},
-		setting{os.Getenv(envURL), "$" + envURL},
+	address, a.source = firstSet(given,
 		setting{os.Getenv(envAnyURL), "$" + envAnyURL},
 		setting{"", "PostgreSQL's own variables, PGHOST and so on; or use --database-url"},
 	)
+	if given, err = addressOf(setting{a.directURL, "--direct-url"}, envDirectURLFile, envConfigDirect, envDirectURL); err != nil {
+		return nil, nil, err
+	}
 	var direct string
-	direct, a.directSource = firstSet(setting{a.directURL, "--direct-url"}, setting{os.Getenv(envDirectURL), "$" + envDirectURL}, setting{"", a.source})
+	direct, a.directSource = firstSet(given, setting{"", a.source})
 	return a.openAt(ctx, address, direct, store.Options{Schema: a.schema, Table: a.table})
+}
+
+// addressOf is the address that a flag gives, else a variable, or the file that the variable file names: what
+// configurations say by the same variables is meant here, too.
+func addressOf(flag setting, file string, variables ...string) (setting, error) {
+	settings := []setting{flag}
+	for _, name := range variables {
+		settings = append(settings, setting{os.Getenv(name), "$" + name})
+	}
+	value, source := firstSet(settings...)
+	path := os.Getenv(file)
+	switch {
+	case flag.value != "" || path == "":
+		return setting{value, source}, nil
+	case value != "":
+		return setting{}, &usageError{fmt.Sprintf("$%s: %s is given as well; leave one of them out", file, source)}
+	}
+	value, err := config.ReadSecret(path)
+	if err != nil {
+		return setting{}, &usageError{fmt.Sprintf("$%s: %v", file, err)}
+	}
+	return setting{value, "$" + file}, nil
 }
 
 // openAt does so with these addresses, which are from a.source and a.directSource.
 func (a *app) openAt(ctx context.Context, address, direct string, o store.Options) (*pgxpool.Pool, *store.Store, error) {
-	config, err := pgxpool.ParseConfig(address)
+	pooled, err := pgxpool.ParseConfig(address)
 	if err != nil {
 		return nil, nil, badAddress(a.source, err)
 	}
-	adjust(config.ConnConfig)
+	adjust(pooled.ConnConfig)
 	if direct != "" {
-		config, err := pgx.ParseConfig(direct)
+		single, err := pgx.ParseConfig(direct)
 		if err != nil {
 			return nil, nil, badAddress(a.directSource, err)
 		}
-		adjust(config)
-		o.Connect = func(ctx context.Context) (*pgx.Conn, error) { return pgx.ConnectConfig(ctx, config.Copy()) }
+		adjust(single)
+		o.Connect = func(ctx context.Context) (*pgx.Conn, error) { return pgx.ConnectConfig(ctx, single.Copy()) }
 	}
-	pool, err := pgxpool.NewWithConfig(ctx, config)
+	pool, err := pgxpool.NewWithConfig(ctx, pooled)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -106,6 +106,7 @@ func (a *app) openFor(ctx context.Context, c *config.Config) (*pgxpool.Pool, *st
 	a.source = source("database.url", "database.url_file", "PostgreSQL's own variables, PGHOST and so on; or give database.url")
 	a.directSource = source("database.direct_url", "database.direct_url_file", a.source)
 	d := c.Database
+	a.schema, a.table = d.Schema, d.Table
 	return a.openAt(ctx, d.URL.Reveal(), d.DirectURL.Reveal(), store.Options{Schema: d.Schema, Table: d.Table})
 }
 

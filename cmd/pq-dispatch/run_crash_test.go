@@ -45,7 +45,10 @@ func TestJobsOfAKilledDaemonAreRunByAnotherAndItsChildrenDie(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.empty()
-	wants(t, "the attempt that succeeded", text(filepath.Join(dir, "attempt")), "2\n")
+	// The other one may have claimed the job before it, or anyone, had counted the death.
+	if attempt := text(filepath.Join(dir, "attempt")); attempt != "1\n" && attempt != "2\n" {
+		t.Errorf("the attempt that succeeded: got %q, want 1 or 2", attempt)
+	}
 	other.signal(syscall.SIGTERM)
 	other.ends(exitOK)
 }
@@ -64,8 +67,11 @@ func TestAKilledChildFailsItsJobAlone(t *testing.T) {
 		if second := d.pids(pids, 2)[1]; second == first {
 			t.Errorf("%s: got process %d twice, want another one", queue, first)
 		}
-		failed := s.says("job failed")
-		wants(t, "queue", fmt.Sprint(failed["queue"]), queue)
+		var failed map[string]any
+		d.eventually("the log says that a job of "+queue+" has failed", func() bool { // it comes through a pipe
+			failed = s.log.find("job failed")
+			return failed != nil && failed["queue"] == queue
+		})
 		contains(t, "error", fmt.Sprint(failed["error"]), "signal: killed")
 	}
 	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o600); err != nil {

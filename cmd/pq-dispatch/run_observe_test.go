@@ -58,7 +58,17 @@ func TestPrometheusIsToldWhatTheDaemonHasDone(t *testing.T) {
 	d.eventually("the jobs have ended", func() bool {
 		return d.number(`select count(*) from queue where q_name = 'apples' and not set_aside`) == 0
 	})
-	_, text := s.get("/metrics")
+	var text string
+	d.eventually("they are counted", func() bool { // which they are once the daemon knows what the database has
+		_, text = s.get("/metrics")
+		apples := map[string]string{"messaging_destination_name": "apples"}
+		var ended float64
+		for _, outcome := range []string{"done", "set_aside"} {
+			apples["pq_dispatch_outcome"] = outcome
+			ended += max(0, scraped(t, text, "pq_dispatch_jobs_total", apples))
+		}
+		return ended >= 5
+	})
 	for _, tt := range []struct {
 		family string
 		labels map[string]string

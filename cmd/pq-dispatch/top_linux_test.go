@@ -92,7 +92,7 @@ func (s *screen) shows(texts ...string) {
 	s.Helper()
 	tick := time.NewTicker(150 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.NewTimer(30 * time.Second)
+	deadline := time.NewTimer(testPatience)
 	defer deadline.Stop()
 	for {
 		s.mu.Lock()
@@ -146,7 +146,7 @@ func (s *screen) press(keys string) {
 // ends waits for the program's end, and for the terminal to be as it was.
 func (s *screen) ends(code int) {
 	s.Helper()
-	deadline := time.NewTimer(30 * time.Second)
+	deadline := time.NewTimer(testPatience)
 	defer deadline.Stop()
 	select {
 	case <-s.done:

@@ -32,9 +32,8 @@ type id int64
 // MarshalText writes it in decimal.
 func (i id) MarshalText() ([]byte, error) { return strconv.AppendInt(nil, int64(i), 10), nil }
 
-// of is the queue of the path. There the name is that of the table, so that each can be reached: the suffix makes
-// a name with a slash in it one without a codec.
-func (a *api) of(name string) *store.Queue { return a.jobs.Queue(name + "/json") }
+// of is the queue of the path. There the name is that of the table, so that each can be reached.
+func (a *api) of(name string) *store.Queue { return a.jobs.Plain(name) }
 
 // draft is what a body says about the jobs to put, beside their data.
 type draft struct {

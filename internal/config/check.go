@@ -74,16 +74,15 @@ func (l *loader) check() {
 		l.failAt("queues", "no queue is given; name one, and its handler, as in queues: {apples: {exec: {command: [/usr/bin/eat]}}}")
 	}
 	spellings := map[string]string{}
-	names := store.New(nil, store.Options{})
 	for _, name := range slices.Sorted(maps.Keys(c.Queues)) {
 		path, q := join("queues", name), c.Queues[name]
-		plain := names.Queue(q.Name(name))
-		if err := plain.Err(); err != nil {
+		queue := anyStore.Queue(q.Name(name))
+		if err := queue.Err(); err != nil {
 			l.failAt(path, "%s", strings.TrimPrefix(err.Error(), "store: "))
-		} else if other, taken := spellings[plain.Name()]; taken {
+		} else if other, taken := spellings[queue.Name()]; taken {
 			l.failAt(path, "this is the queue %q again; keep one of them", other)
 		}
-		spellings[plain.Name()] = name
+		spellings[queue.Name()] = name
 		l.checkQueue(path, name, q)
 	}
 }
@@ -95,6 +94,12 @@ func (q *Queue) Name(name string) string {
 	}
 	return name + "/" + q.Codec
 }
+
+// TableName is the queue's name in the table, without a codec's suffix.
+func (q *Queue) TableName(name string) string { return anyStore.Queue(q.Name(name)).Name() }
+
+// anyStore reads the names of queues, as each store does.
+var anyStore = store.New(nil, store.Options{})
 
 func (l *loader) checkRequired() {
 	root().structs("", reflect.ValueOf(l.config).Elem(), func(k *key, path string, v reflect.Value) {

@@ -77,7 +77,7 @@ type API struct {
 
 // Defaults are the keys of a queue that the section queue can set for all.
 type Defaults struct {
-	Concurrency int           `key:"concurrency" doc:"Handlers of a queue at once. 0: as many as the process may run." range:"0..100000"`
+	Concurrency int           `key:"concurrency" doc:"Handlers of a queue at once. 0: as many as the process may run, or a worker has processes." range:"0..100000"`
 	Timeout     time.Duration `key:"timeout" doc:"How long one run may take. 0s: no limit." range:"0s..720h"`
 	MaxAttempts int           `key:"max_attempts" doc:"How often a job may run before it is set aside, if it does not say itself." default:"25" range:"1..1000000"`
 	Prefetch    int           `key:"prefetch" doc:"Most jobs held in reserve. 0: follows the handling rate; -1: none." range:"-1..100000"`
@@ -169,7 +169,7 @@ type Exec struct {
 	Env       Env           `key:"env" doc:"Variables of its environment."`
 	Inherit   []string      `key:"inherit" doc:"Names of variables that it gets from the daemon's own environment." default:"[PATH, HOME]"`
 	KillAfter time.Duration `key:"kill_after" doc:"Time from SIGTERM to SIGKILL when it has to end." default:"10s" range:"0s..1h"`
-	MaxOutput Size          `key:"max_output" doc:"How much of its standard output is kept." default:"64KiB" range:"1B..64MiB"`
+	MaxOutput Size          `key:"max_output" doc:"How much of its standard output is logged, at level debug." default:"64KiB" range:"1B..64MiB"`
 }
 
 // Worker hands jobs to programs that keep running.

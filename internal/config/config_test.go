@@ -510,6 +510,7 @@ func TestSetReachesEveryKeyOfAQueue(t *testing.T) {
 func TestUnknownVariablesAreWarnings(t *testing.T) {
 	_, warnings, err := Load(write(t, "test.yaml", minimal), nil, []string{
 		"PQ_DISPATCH_GRCAE=5s", "PQ_DISPATCH_NONSENSE_AND_MORE=1", "PQ_DISPATCH_EMPTY=", "OTHER=1", "PQ_DISPATCH_CONFIG=x", "PQ_DISPATCH_JOB_ID=1",
+		"PQ_DISPATCH_SCHEDULE_AT=x", "PQ_DISPATCH_EXPECTED_AT=x", "PQ_DISPATCH_PROTOCOL=1",
 		"PQ_DISPATCH_SERVICE_HOST=10.0.0.1", "PQ_DISPATCH_PORT=tcp://10.0.0.1:80", "PQ_DISPATCH_PORT_80_TCP_ADDR=10.0.0.1", "PQ_DISPATCH_SERVICE_PORT_HTTP=80",
 	})
 	if err != nil {

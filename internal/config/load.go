@@ -14,6 +14,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/pq-dispatch/pq-dispatch/internal/handler"
 )
 
 // PathVariable names the file where no flag does.
@@ -116,10 +118,7 @@ func (l *loader) file() []*node {
 }
 
 // foreign are variables of ours that are no keys: of the programs that jobs run, of tests, of the demo.
-var foreign = []string{
-	PathVariable, prefix + "JOB_ID", prefix + "QUEUE", prefix + "TASK", prefix + "ATTEMPT", prefix + "MAX_ATTEMPTS",
-	prefix + "ENQUEUED_AT", prefix + "SCHEDULED_AT", prefix + "PG_BIN", prefix + "CACHE", prefix + "TEST_DATABASE_URL",
-}
+var foreign = append(handler.Variables(), PathVariable, prefix+"PG_BIN", prefix+"CACHE", prefix+"TEST_DATABASE_URL")
 
 // kubernetes matches what Kubernetes adds for a service that is called pq-dispatch.
 var kubernetes = regexp.MustCompile(`_(SERVICE_(HOST|PORT)|PORT)(_[A-Z0-9_]+)?$`)
@@ -352,10 +351,14 @@ func (l *loader) readFiles() {
 			if l.flags.Offline {
 				continue
 			}
-			lines, err := readSecret(name.String())
-			if err == nil && c.element == nil && len(lines) > 1 {
-				err = fmt.Errorf("%s has %d lines; write one", name, len(lines))
+			read := readSecrets
+			if c.element == nil {
+				read = func(name string) ([]string, error) {
+					line, err := ReadSecret(name)
+					return []string{line}, err
+				}
 			}
+			lines, err := read(name.String())
 			if err != nil {
 				l.fail(at, join(path, f.name), "%v", err)
 				continue
@@ -374,8 +377,20 @@ func (l *loader) readFiles() {
 
 const maxSecret = 64 << 10 // bytes
 
-// readSecret reads the lines of a file, at least one. No error repeats any of them.
-func readSecret(name string) ([]string, error) {
+// ReadSecret reads a file with one line, as the keys X_file name them. No error repeats any of it.
+func ReadSecret(name string) (string, error) {
+	lines, err := readSecrets(name)
+	switch {
+	case err != nil:
+		return "", err
+	case len(lines) > 1:
+		return "", fmt.Errorf("%s has %d lines; write one", name, len(lines))
+	}
+	return lines[0], nil
+}
+
+// readSecrets reads the lines of a file, at least one. No error repeats any of them.
+func readSecrets(name string) ([]string, error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, err

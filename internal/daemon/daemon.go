@@ -87,6 +87,11 @@ func Run(ctx context.Context, o Options) (err error) {
 	if d.Hurry == nil {
 		d.Hurry = context.Background()
 	}
+	defer func() {
+		if err == nil {
+			d.Log.Info("stopped") // else whoever has called says it
+		}
+	}()
 	d.apply(o.Config)
 	var impatient context.CancelFunc
 	d.patience, impatient = context.WithCancel(context.WithoutCancel(ctx))
@@ -140,7 +145,7 @@ func (d *daemon) observe() error {
 	d.health = admin.NewHealth(d.dispatcher, d.Jobs, d.Log)
 	return errors.Join(
 		d.telemetry.ObserveDispatcher(d.dispatcher.State),
-		d.telemetry.ObserveQueues(d.Pool, d.Jobs, func() []string { return names(d.Jobs, d.config.Load()) }))
+		d.telemetry.ObserveQueues(d.Pool, d.Jobs, func() []string { return names(d.config.Load()) }))
 }
 
 // listen serves probes, metrics and the API, if there is an address, until serving ends.
@@ -218,19 +223,23 @@ func (d *daemon) drain(ended <-chan error) error {
 			d.impatience.Reset(farewell)
 		case <-impatient: // such as for a program that has long to end once its job has taken too long
 			impatient = nil
-			for name, h := range d.handlers {
-				d.retire(name, h)
-			}
+			d.retireAll()
 		}
 	}
 }
 
 // close ends the handlers, which the dispatcher does not call any more.
 func (d *daemon) close() {
+	d.retireAll()
+	d.retired.Wait()
+}
+
+// retireAll retires those that have not been.
+func (d *daemon) retireAll() {
 	for name, h := range d.handlers {
 		d.retire(name, h)
 	}
-	d.retired.Wait()
+	d.handlers = nil
 }
 
 // retire closes a handler once its last job has ended.

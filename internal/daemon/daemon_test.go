@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/pq-dispatch/pq-dispatch/dispatcher"
+	"github.com/pq-dispatch/pq-dispatch/internal/admin"
 	"github.com/pq-dispatch/pq-dispatch/internal/config"
 	"github.com/pq-dispatch/pq-dispatch/internal/devpg/pgtest"
 	"github.com/pq-dispatch/pq-dispatch/retry"
@@ -215,7 +216,49 @@ func TestRunLeavesNothingBehindHoweverItEnds(t *testing.T) {
 			if err := r.ends(); err != nil {
 				t.Errorf("got %v, want nil", err)
 			}
+			if !r.log.has("stopped") {
+				t.Errorf("got %q, want it to say that it has stopped", r.log.said)
+			}
 		})
+	}
+}
+
+// hung is a handler that has to be stopped.
+type hung struct{ closed chan struct{} }
+
+func (h *hung) Handle(context.Context, *dispatcher.Job) error { return nil }
+func (h *hung) Close(ctx context.Context) error {
+	<-ctx.Done()
+	h.closed <- struct{}{}
+	return ctx.Err()
+}
+
+func TestAHandlerThatHangsIsStoppedOnce(t *testing.T) {
+	noGoroutines(t)
+	log := &records{news: make(chan struct{}, 1)}
+	patience, impatient := context.WithCancel(t.Context())
+	impatient() // the farewell is over
+	h := &hung{make(chan struct{}, 2)}
+	d := &daemon{
+		Options:  Options{Log: slog.New(log), Hurry: t.Context()},
+		health:   admin.NewHealth(nil, nil, discard),
+		handlers: handlers{"apples": {closer: h}},
+		patience: patience, impatience: time.AfterFunc(never, impatient),
+	}
+	defer d.impatience.Stop()
+	d.config.Store(&config.Config{})
+	ended := make(chan error)
+	go func() {
+		<-h.closed // the dispatcher ends when its last handler has
+		ended <- nil
+	}()
+	if err := d.drain(ended); err != nil {
+		t.Error(err)
+	}
+	d.close()
+	const stopped = "a handler was stopped"
+	if n := len(slices.DeleteFunc(log.said, func(s string) bool { return s != stopped })); n != 1 {
+		t.Errorf("got it said %d times that a handler was stopped, want once", n)
 	}
 }
 
@@ -325,8 +368,8 @@ func TestWhatIsUnfinishedIsHandedBackInAHurry(t *testing.T) {
 		{"unfinished", true, false, failed, handedBack(failed)},
 		{"wrapped", true, false, fmt.Errorf("handler: %w", failed), handedBack(fmt.Errorf("handler: %w", failed))},
 		{"no retry would mend it, or so it said in its hurry", true, false, retry.Permanent(failed), handedBack(retry.Permanent(failed))},
-		{"put off", true, false, dispatcher.Snooze(time.Hour), dispatcher.Snooze(time.Hour)},
-		{"pointless", true, false, decision, decision},
+		{"put off", true, false, dispatcher.Snooze(time.Hour), handedBack(dispatcher.Snooze(time.Hour))},
+		{"pointless", true, false, decision, handedBack(decision)},
 		{"failed in peace", false, false, failed, failed},
 		{"ended by the dispatcher before", true, true, failed, failed},
 	} {

@@ -16,7 +16,6 @@ import (
 	"github.com/pq-dispatch/pq-dispatch/internal/config"
 	"github.com/pq-dispatch/pq-dispatch/internal/group"
 	"github.com/pq-dispatch/pq-dispatch/internal/handler"
-	"github.com/pq-dispatch/pq-dispatch/store"
 )
 
 // handlers are those of a configuration, by the names of their queues in it.
@@ -55,7 +54,7 @@ func build(c *config.Config, before handlers, groups *group.Set, log *slog.Logge
 			made[name] = old
 			continue
 		}
-		h, err := of.make(groups, log.With("queue", name))
+		h, err := of.make(groups, log.With("queue", c.Queues[name].TableName(name)))
 		if err != nil {
 			wrong = errors.Join(wrong, fmt.Errorf("queue %s: %w", name, err))
 			continue
@@ -127,7 +126,7 @@ func (d *daemon) options(c *config.Config) dispatcher.Options {
 		Logger: d.Log,
 	}
 	for name, q := range c.Queues {
-		o.Queues[d.Jobs.Queue(q.Name(name)).Name()] = dispatcher.QueueOptions{
+		o.Queues[q.TableName(name)] = dispatcher.QueueOptions{
 			Concurrency: q.Slots(), Timeout: q.Timeout, Retry: q.Retry.Policy(), MaxAttempts: q.MaxAttempts, Prefetch: q.Prefetch,
 		}
 	}
@@ -135,9 +134,9 @@ func (d *daemon) options(c *config.Config) dispatcher.Options {
 }
 
 // names are those of the queues in the table.
-func names(jobs *store.Store, c *config.Config) (all []string) {
+func names(c *config.Config) (all []string) {
 	for name, q := range c.Queues {
-		all = append(all, jobs.Queue(q.Name(name)).Name())
+		all = append(all, q.TableName(name))
 	}
 	return all
 }
@@ -162,13 +161,8 @@ func (h *hurried) Handle(ctx context.Context, job *dispatcher.Job) error {
 	defer cancel(nil)
 	defer context.AfterFunc(h.hurry, func() { cancel(dispatcher.ErrStopping) })()
 	err := h.Handler.Handle(run, job)
-	if err == nil || context.Cause(run) != dispatcher.ErrStopping || context.Cause(ctx) != nil || decided(err) {
+	if err == nil || context.Cause(run) != dispatcher.ErrStopping || context.Cause(ctx) != nil {
 		return err
 	}
-	return fmt.Errorf("%w: %w", dispatcher.ErrStopping, err)
-}
-
-// decided tells whether an error of a handler is its decision about the job, and no failure.
-func decided(err error) bool {
-	return reflect.TypeOf(err) == reflect.TypeOf(dispatcher.Snooze(0)) || reflect.TypeOf(err) == reflect.TypeOf(dispatcher.Discard(""))
+	return fmt.Errorf("%w: %w", dispatcher.ErrStopping, err) // a handler's own decision counts more, whatever is around it
 }

@@ -113,14 +113,19 @@ func TestCancelledRunLeavesNeitherProcessNorSchema(t *testing.T) {
 			if name == "" {
 				cancel(cause)
 			}
-			result := make(chan error, 1)
-			go func() { result <- Run(ctx, o) }()
+			var result error
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				result = Run(ctx, o)
+			}()
+			t.Cleanup(func() { <-ended }) // if the test gives up waiting
 			if name != "" {
 				await(t, url, name)
 				cancel(cause)
 			}
-			if err := <-result; !errors.Is(err, cause) {
-				t.Errorf("got %v, want the cause of the end", err)
+			if <-ended; !errors.Is(result, cause) {
+				t.Errorf("got %v, want the cause of the end", result)
 			}
 			if out.Len() > 0 {
 				t.Errorf("got a summary of a demo that did not end: %s", &out)
@@ -201,6 +206,10 @@ func TestKilledParentTakesAllProcessesAlong(t *testing.T) {
 	if err := parent.Start(); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		_ = parent.Process.Kill()
+		_ = parent.Wait()
+	})
 	eventually(t, func() bool { return len(children(t, parent.Process.Pid, "worker")) >= 1 })
 	var offspring []int // with the server's
 	for _, p := range processes(t) {

@@ -85,11 +85,13 @@ func (d *demo) showOrder(ctx context.Context, s *Summary) (err error) {
 	return nil
 }
 
-// putInOrder puts the jobs in one transaction, so that none can be run before all are there.
+// putInOrder puts the jobs in one transaction, so that none can be run before all are there. When they are expected is
+// counted from its beginning: however long it takes, the urgent one comes before the delayed one, which may be due by its end.
 func (d *demo) putInOrder(ctx context.Context) error {
+	begin := time.Now()
 	err := pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
 		queue := d.jobs.Queue(orderQueue).With(tx)
-		if _, err := queue.Put(ctx, delayedLabel, store.ScheduleAt(delay), store.ExpectedAt(delay)); err != nil {
+		if _, err := queue.Put(ctx, delayedLabel, store.ScheduleAt(delay), store.ExpectedAt(begin.Add(delay))); err != nil {
 			return err
 		}
 		for i := range ordinaryJobs {
@@ -97,7 +99,7 @@ func (d *demo) putInOrder(ctx context.Context) error {
 				return err
 			}
 		}
-		_, err := queue.Put(ctx, urgentLabel, store.ExpectedAt(time.Duration(0)))
+		_, err := queue.Put(ctx, urgentLabel, store.ExpectedAt(begin))
 		return err
 	})
 	if err != nil {

@@ -167,7 +167,7 @@ func (c *cluster) copyOf(ctx context.Context, primary *cluster) error {
 func (c *cluster) startAnywhere(ctx context.Context) error {
 	return c.exclusively(func(*cluster) (err error) {
 		for range 5 {
-			if c.port, err = freePort(); err != nil {
+			if c.port, err = FreePort(); err != nil {
 				return err
 			}
 			if err = c.resume(ctx); err == nil || portFree(c.port) {
@@ -316,9 +316,10 @@ func environment() []string {
 	return append(kept, "TZ=UTC")
 }
 
-// freePort picks a port below the range that systems hand out to outgoing connections: one from
-// that range could be taken by a client's end while the server is down for a restart.
-func freePort() (int, error) {
+// FreePort picks a port of 127.0.0.1 for a server to listen on; another process may still be quicker to bind it. It is below
+// the range that systems hand out to outgoing connections: one from that range could be taken by a client's end while the
+// server is down for a restart.
+func FreePort() (int, error) {
 	const low, high = 20000, 32000
 	for range 100 {
 		if port := low + mathrand.N(high-low); portFree(port) {

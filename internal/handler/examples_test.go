@@ -35,7 +35,7 @@ func TestExamplesOfWorkersWork(t *testing.T) {
 	for name, interpreter := range map[string]string{"worker.py": "python3", "worker.mjs": "node", "worker.sh": "sh"} {
 		t.Run(name, func(t *testing.T) {
 			o := WorkerOptions{Program: example(t, name, interpreter), StartTimeout: patience}
-			o.Env = map[string]string{}
+			o.Env, o.KillAfter = map[string]string{}, 2*patience
 			w, log := newWorker(t, o)
 			for range 3 {
 				if err := w.Handle(t.Context(), newJob(`{"kind": "Cox,\"data\":"}`)); err != nil {

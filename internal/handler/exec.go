@@ -24,7 +24,7 @@ type ExecOptions struct {
 	// MaxAttempts is what jobs without a number of their own are said to have. Zero: nothing is said.
 	MaxAttempts int
 
-	// Logger is where the stdout of runs goes, at level debug. Nil means slog.Default().
+	// Logger is where the stdout of runs goes, at level debug, with the job's id: it should tell the queue itself. Nil means slog.Default().
 	Logger *slog.Logger
 }
 
@@ -89,7 +89,7 @@ func (e *Exec) Handle(ctx context.Context, job *dispatcher.Job) error {
 	}
 	pipes.Wait()
 	if stdout.size > 0 {
-		e.log.Debug("output of a job", "queue", job.Queue, "job", job.ID, "pid", p.pid(), "bytes", stdout.size, "stdout", printable(stdout.kept))
+		e.log.Debug("output of a job", "job", job.ID, "pid", p.pid(), "bytes", stdout.size, "stdout", printable(stdout.kept))
 	}
 	switch code := p.cmd.ProcessState.ExitCode(); {
 	case stopped: // so it may have left the job half done, even if it says otherwise

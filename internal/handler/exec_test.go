@@ -145,6 +145,9 @@ func TestProgramGetsTheJobAndACleanEnvironment(t *testing.T) {
 	if err := json.Unmarshal([]byte(line["stdout"].(string)), &got); err != nil {
 		t.Fatal(err)
 	}
+	if queue, is := line["queue"]; is || line["job"] != 7.0 {
+		t.Errorf("got job %v of queue %v in the log, want 7, and the queue left to the logger, which tells it once", line["job"], queue)
+	}
 	slices.Sort(got.Env)
 	real, _ := filepath.EvalSymlinks(dir)
 	want := report{
@@ -332,15 +335,17 @@ func TestWhatAProgramLeavesInItsGroupIsKilled(t *testing.T) {
 func TestProcessThatHasLeftTheGroupDoesNotHoldTheJobUp(t *testing.T) {
 	noLeaks(t)
 	dir := t.TempDir()
+	t.Cleanup(func() {
+		for _, pid := range notedPIDs(t, dir) {
+			_ = syscall.Kill(pid, syscall.SIGKILL) // nobody else does
+		}
+	})
 	log, err := run(t, ExecOptions{Program: child(t, "escaping parent", "PIDS", dir)}, newJob(`"`+strings.Repeat("a", 1<<20)+`"`))
 	if err != nil {
 		t.Errorf("got %v, want the job done", err)
 	}
 	log.await(t, "its output", has("stdout", "left one behind"))
 	eventually(t, "both are known", func() bool { return len(notedPIDs(t, dir)) == 2 })
-	for _, pid := range notedPIDs(t, dir) {
-		_ = syscall.Kill(pid, syscall.SIGKILL) // nobody else does
-	}
 }
 
 func TestChildOutlivesTheThreadsOfOthers(t *testing.T) {
@@ -406,10 +411,10 @@ func TestCloseWaitsForProgramsAndKillsThemWhenItsTimeIsOver(t *testing.T) {
 		if err := e.Handle(t.Context(), newJob(`1`)); kindOf(err) != "snooze" {
 			t.Errorf("got %v from a closed handler, want the job put off", err)
 		}
-		if err := e.Close(t.Context()); err != nil {
-			t.Errorf("got %v from a second Close, want nil", err)
-		}
 		cancel()
+		if err := e.Close(ctx); err != nil {
+			t.Errorf("got %v from a second Close, which has found nothing to stop; want nil", err)
+		}
 	}
 }
 

@@ -97,6 +97,7 @@ type runs struct {
 	interrupt context.CancelFunc
 	mu        sync.Mutex
 	closed    bool
+	underWay  int
 	running   sync.WaitGroup // added to only under mu, while not closed
 	finished  sync.Once
 }
@@ -116,25 +117,31 @@ func (r *runs) enter(ctx context.Context) (run context.Context, leave func(), ok
 		return nil, nil, false
 	}
 	r.running.Add(1)
+	r.underWay++
 	run, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(r.hurry, func() { cancel(errClosed) })
 	return run, func() {
 		stop()
 		cancel(nil)
+		r.mu.Lock()
+		r.underWay--
+		r.mu.Unlock()
 		r.running.Done()
 	}, true
 }
 
 // close lets no further run begin and returns when all have ended, of themselves or interrupted by ctx's
-// end, and finish after them, which is called once. The error is the cause of ctx's end, if that came first.
+// end, and finish after them, which is called once. The error is the cause of ctx's end, if that came first: unless it
+// had come already, and there was no run to interrupt.
 func (r *runs) close(ctx context.Context, finish func()) error {
 	r.mu.Lock()
 	r.closed = true
+	idle := r.underWay == 0 && ctx.Err() != nil
 	r.mu.Unlock()
 	stop := context.AfterFunc(ctx, r.interrupt)
 	r.running.Wait()
 	r.finished.Do(finish)
-	if !stop() {
+	if !stop() && !idle {
 		return fmt.Errorf("handler: close: not all ended by itself: %w", context.Cause(ctx))
 	}
 	r.interrupt() // releases what is left of the context

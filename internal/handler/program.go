@@ -16,6 +16,7 @@ import (
 
 	"github.com/pq-dispatch/pq-dispatch/dispatcher"
 	"github.com/pq-dispatch/pq-dispatch/internal/group"
+	"github.com/pq-dispatch/pq-dispatch/store"
 )
 
 // Program is what is started to run jobs, and with what around it. Only Command is required.
@@ -52,6 +53,17 @@ const (
 // variablePrefix is of the variables that are about the job, or about pq-dispatch itself: the database's
 // address among them, which is no business of a program that runs jobs.
 const variablePrefix = "PQ_DISPATCH_"
+
+// protocolVariable tells a worker which protocol to speak.
+const protocolVariable = variablePrefix + "PROTOCOL"
+
+// Variables are the names of those that tell a program about its job, and how to speak about it.
+func Variables() (names []string) {
+	for _, f := range facts(&dispatcher.Job{Job: &store.Job{}}, 0) {
+		names = append(names, variablePrefix+strings.ToUpper(f.name))
+	}
+	return append(names, protocolVariable)
+}
 
 // check says all that is wrong with a program, and fills in defaults.
 func (p *Program) check() error {

@@ -85,7 +85,7 @@ func NewWorker(o WorkerOptions) (*Worker, error) {
 		o.Logger = slog.Default()
 	}
 	w := &Worker{
-		options: o, log: o.Logger, env: append(o.environment(), variablePrefix+"PROTOCOL="+strconv.Itoa(protocol)),
+		options: o, log: o.Logger, env: append(o.environment(), protocolVariable+"="+strconv.Itoa(protocol)),
 		spawner: newSpawner(o.Groups), runs: newRuns(), offers: make(chan *assignment), closing: make(chan struct{}),
 	}
 	for range o.Processes {

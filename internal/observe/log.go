@@ -65,6 +65,8 @@ func clean(_ []string, a slog.Attr) slog.Attr {
 	switch v := a.Value.Any().(type) {
 	case string:
 		a.Value = slog.StringValue(cleanText(v))
+	case time.Duration: // which JSON would have in nanoseconds, without a word
+		a.Value = slog.StringValue(v.String())
 	case *store.Job:
 		a.Value = job(v)
 	case *dispatcher.Job:

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pq-dispatch/pq-dispatch/dispatcher"
 	"github.com/pq-dispatch/pq-dispatch/store"
@@ -62,6 +63,20 @@ func TestALogThatIsNoTerminalIsJSONWithoutColour(t *testing.T) {
 func TestAnUnknownLogFormatIsRefused(t *testing.T) {
 	if _, err := NewLogger(&bytes.Buffer{}, "xml", slog.LevelInfo); err == nil || !strings.Contains(err.Error(), "auto, json or text") {
 		t.Errorf("got %v, want an error that names the formats", err)
+	}
+}
+
+func TestADurationIsLoggedWithItsUnit(t *testing.T) {
+	for format, want := range map[string]string{"json": `"grace":"1m30s"`, "text": "grace=1m30s"} {
+		var out bytes.Buffer
+		log, err := NewLogger(&out, format, slog.LevelInfo)
+		if err != nil {
+			t.Fatal(err)
+		}
+		log.Info("stopping", "grace", 90*time.Second)
+		if got := out.String(); !strings.Contains(got, want) {
+			t.Errorf("%s: got %q, want %s", format, got, want)
+		}
 	}
 }
 

@@ -79,7 +79,7 @@ func (b *backlog) look(ctx context.Context) (glance, error) {
 func (b *backlog) ask(ctx context.Context, names []string) (seen glance, err error) {
 	queues := make([]*store.Queue, len(names))
 	for i, name := range names {
-		queues[i] = b.jobs.Queue(name + "/json") // of whatever codec: without one, a slash in the name would announce it
+		queues[i] = b.jobs.Plain(name)
 	}
 	err = pgx.BeginTxFunc(ctx, b.db, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		err := tx.QueryRow(ctx, `select set_config('statement_timeout', $1, true), pg_notification_queue_usage()`,

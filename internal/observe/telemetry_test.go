@@ -91,18 +91,24 @@ func TestPrometheusGetsWhatRealJobsHaveDone(t *testing.T) {
 	ran := make(chan struct{}, 10)
 	d.Handle(name, dispatcher.HandlerFunc(func(_ context.Context, job *dispatcher.Job) error {
 		ran <- struct{}{}
+		switch {
+		case bytes.Contains(job.Data, []byte("pointless")):
+			return dispatcher.Discard("it is " + canary)
+		case bytes.Contains(job.Data, []byte("later")):
+			return dispatcher.Snooze(time.Hour)
+		}
 		if bytes.Contains(job.Data, []byte("sour")) {
 			return retry.Permanent(errors.New("it was " + canary))
 		}
 		return nil
 	}))
-	for _, data := range []string{canary, canary, canary, canary + " sour"} {
+	for _, data := range []string{canary, canary, canary, canary + " sour", "pointless", "later"} {
 		if _, err := queue.Put(t.Context(), data); err != nil {
 			t.Fatal(err)
 		}
 	}
 	stop := run(t, d)
-	for range 4 {
+	for range 6 {
 		receive(t, ran, "a job")
 	}
 	stop()
@@ -116,8 +122,13 @@ func TestPrometheusGetsWhatRealJobsHaveDone(t *testing.T) {
 		value  float64
 	}{
 		{"pq_dispatch_jobs_total", with("pq_dispatch_outcome", "done"), 3},
-		{"pq_dispatch_jobs_total", with("pq_dispatch_outcome", "set_aside"), 1},
-		{"messaging_client_sent_messages_total", label, 4},
+		{"pq_dispatch_jobs_total", with("pq_dispatch_outcome", "set_aside", "error_type", "_OTHER"), 1},
+		// What a handler decides is no error that anyone is to be woken for.
+		{"pq_dispatch_jobs_total", with("pq_dispatch_outcome", "discarded"), 1},
+		{"pq_dispatch_jobs_total", with("pq_dispatch_outcome", "discarded", "error_type", "*dispatcher.discard"), -1},
+		{"pq_dispatch_jobs_total", with("pq_dispatch_outcome", "snoozed"), 1},
+		{"pq_dispatch_jobs_total", with("pq_dispatch_outcome", "snoozed", "error_type", "*dispatcher.snooze"), -1},
+		{"messaging_client_sent_messages_total", label, 6},
 		{"pq_dispatch_in_flight", label, 0},
 		{"pq_dispatch_build_info", []string{"version", "v1.2.3", "revision", "abc"}, 1},
 		{"target_info", []string{"service_name", "pq-dispatch", "service_version", "v1.2.3", "deployment_environment_name", "test"}, 1},

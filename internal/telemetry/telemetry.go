@@ -123,6 +123,13 @@ type Queue struct {
 // done is the outcome of a run that has done its job.
 const done = "done"
 
+// failures are the outcomes that are errors of the run. A job that puts itself off, has become pointless, or is handed
+// back by a dispatcher that stops has none that anyone should be woken for.
+var failures = []string{"retry", "set_aside", "claim_lost"}
+
+// other is the standard's word for an error without a type of its own.
+const other = "_OTHER"
+
 // NewQueue returns the telemetry of a queue.
 func NewQueue(name string) *Queue {
 	return &Queue{
@@ -173,8 +180,15 @@ func (q *Queue) Process(ctx context.Context, r Run) (context.Context, Processing
 	return ctx, p
 }
 
-// End closes the span with the run's outcome ("done", "retry", ...) and the kind of its error, if any.
+// End closes the span with the run's outcome ("done", "retry", ...) and the kind of its error, if any: of an outcome
+// that is no failure it is not told.
 func (p Processing) End(outcome, errorType string) {
+	switch {
+	case !slices.Contains(failures, outcome):
+		errorType = ""
+	case errorType == "*errors.errorString":
+		errorType = other
+	}
 	if errorType != "" {
 		p.span.SetStatus(codes.Error, outcome)
 		p.span.SetAttributes(keyErrorType.String(errorType))
@@ -187,8 +201,11 @@ func (p Processing) End(outcome, errorType string) {
 		return
 	}
 	result := p.queue.done
-	if outcome != done || errorType != "" {
+	switch {
+	case errorType != "":
 		result = metric.WithAttributes(keySystem.String(system), keyQueue.String(p.queue.name), keyOutcome.String(outcome), keyErrorType.String(errorType))
+	case outcome != done:
+		result = metric.WithAttributes(keySystem.String(system), keyQueue.String(p.queue.name), keyOutcome.String(outcome))
 	}
 	m := instruments()
 	m.inFlight.Add(p.ctx, -1, p.queue.all)

@@ -146,7 +146,7 @@ func (d *database) look(list *listing) tea.Cmd {
 		}
 		ctx, cancel := context.WithTimeout(d.ctx, lookTime)
 		defer cancel()
-		page, err := d.jobs.List(ctx, store.Filter{Queue: d.jobs.Queue(list.queue), State: list.state}, list.limit, list.after)
+		page, err := d.jobs.List(ctx, store.Filter{Queue: d.jobs.Plain(list.queue), State: list.state}, list.limit, list.after)
 		seen.Took = time.Since(seen.At)
 		return looked{seen, list, page, err}
 	}
@@ -156,7 +156,7 @@ func (d *database) setPaused(queue string, paused bool) tea.Cmd {
 	return func() tea.Msg {
 		ctx, cancel := context.WithTimeout(d.ctx, lookTime)
 		defer cancel()
-		q := d.jobs.Queue(queue)
+		q := d.jobs.Plain(queue)
 		if paused {
 			_, err := q.Pause(ctx, store.PauseOptions{Reason: "by pq-dispatch top"})
 			return acted{printable(queue) + " is paused", err}

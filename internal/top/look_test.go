@@ -82,6 +82,27 @@ func TestTheDatabaseDoesWhatTheModelAsks(t *testing.T) {
 			t.Errorf("got %+v, want paused: %v", seen, paused)
 		}
 	}
+	// The names are those in the table: a slash in one announces no codec.
+	for _, name := range []string{"pears", "pears/json", "pears/gob", "a/b"} {
+		if _, err := jobs.Plain(name).Put(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+		seen = d.look(&listing{queue: name, state: store.Waiting, limit: 2})().(looked)
+		if seen.err != nil || len(seen.page.Jobs) != 1 || seen.page.Jobs[0].Queue != name {
+			t.Errorf("%s: got %+v, want its one job", name, seen)
+		}
+		if done := d.setPaused(name, true)().(acted); done.err != nil {
+			t.Error(done.err)
+		}
+		for _, o := range d.look(nil)().(looked).seen.Queues {
+			if (o.Paused != nil) != (o.Queue == name) {
+				t.Errorf("%s was paused: got %+v for %s", name, o.Paused, o.Queue)
+			}
+		}
+		if done := d.setPaused(name, false)().(acted); done.err != nil {
+			t.Error(done.err)
+		}
+	}
 	if done := d.setPaused("", true)().(acted); done.err == nil {
 		t.Error("a queue without a name was paused")
 	}

@@ -64,7 +64,7 @@ func fleetOf(t *testing.T, settings ...told) *Fleet[message] {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := New[message]([]string{self}, 5*time.Second)
+	f := New[message]([]string{self}, time.Minute)
 	for i, s := range settings {
 		if err := f.Start(string(rune('a'+i)), s); err != nil {
 			t.Fatal(errors.Join(err, f.Stop()))

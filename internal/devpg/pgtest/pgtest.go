@@ -28,10 +28,10 @@ import (
 
 const (
 	// grace is how long connections may take to close after the test closed them: the server
-	// learns of it a little later.
-	grace = 5 * time.Second
+	// learns of it a little later, and has to get at the processor for it.
+	grace = 30 * time.Second
 	// bound is for what a cleanup does with the server; the test's context has ended by then.
-	bound = 30 * time.Second
+	bound = 2 * grace
 )
 
 // shared is the one server of the test binary. It starts when the first test needs it.
@@ -97,7 +97,7 @@ func Goroutines() goleak.Option {
 }
 
 // Database returns the URL of an empty database of the test's own on the shared server. At the end of the test it is
-// dropped; the test fails if a connection to it is still open then, or an advisory lock in it held, 5 s
+// dropped; the test fails if a connection to it is still open then, or an advisory lock in it held, 30 s
 // after the test's later cleanups have run.
 func Database(t testing.TB) string {
 	t.Helper()

@@ -12,12 +12,16 @@ import (
 	osexec "os/exec"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/pq-dispatch/pq-dispatch/internal/devpg"
+	"github.com/pq-dispatch/pq-dispatch/internal/group"
 )
 
 // Pooler starts PgBouncer in transaction mode before the database at address, and returns the URL of the database there;
@@ -39,15 +43,23 @@ func Pooler(t testing.TB, address string) string {
 	}
 	to, err := pgx.ParseConfig(address)
 	check(err)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	check(err)
-	here := l.Addr().(*net.TCPAddr)
-	check(l.Close())
 	dir, err := os.MkdirTemp("", "pq-dispatch-pgbouncer-") // t.TempDir is below what other users may not enter
 	check(err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
+	var account *syscall.Credential
+	if os.Geteuid() == 0 { // which it refuses to run as
+		nobody, err := user.Lookup("nobody")
+		check(err)
+		uid, _ := strconv.Atoi(nobody.Uid)
+		gid, _ := strconv.Atoi(nobody.Gid)
+		check(os.Chown(dir, uid, gid))
+		account = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+	}
 	ini := filepath.Join(dir, "pgbouncer.ini")
-	check(os.WriteFile(ini, fmt.Appendf(nil, `
+	for range 5 {
+		port, err := devpg.FreePort()
+		check(err)
+		check(os.WriteFile(ini, fmt.Appendf(nil, `
 [databases]
 * = host=%s port=%d user=%s password=%s
 [pgbouncer]
@@ -56,43 +68,72 @@ listen_port = %d
 unix_socket_dir =
 auth_type = any
 pool_mode = transaction
-`, to.Host, to.Port, to.User, to.Password, here.Port), 0o600))
-
-	cmd := osexec.Command(binary, "--quiet", ini)
-	if os.Geteuid() == 0 { // which it refuses to run as
-		nobody, err := user.Lookup("nobody")
-		check(err)
-		uid, _ := strconv.Atoi(nobody.Uid)
-		gid, _ := strconv.Atoi(nobody.Gid)
-		check(os.Chown(dir, uid, gid))
-		check(os.Chown(ini, uid, gid))
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
-	}
-	cmd.Stderr = t.Output()
-	check(cmd.Start())
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	t.Cleanup(func() {
-		if cmd.Process.Kill() == nil {
-			<-ended
+`, to.Host, to.Port, to.User, to.Password, port), 0o600))
+		if account != nil {
+			check(os.Chown(ini, int(account.Uid), int(account.Gid)))
 		}
-	})
+		cmd := osexec.Command(binary, "--quiet", ini)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: account}
+		cmd.Stderr = t.Output()
+		ended := launch(t, cmd)
+		pooled := url.URL{
+			Scheme: "postgres", User: url.User("anyone"), Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)),
+			Path: "/" + to.Database, RawQuery: "sslmode=disable",
+		}
+		if accepts(t, pooled.String()+"&default_query_exec_mode=exec", ended) {
+			return pooled.String()
+		}
+	}
+	t.Fatal("pgtest: pgbouncer ends early, whatever its port")
+	return ""
+}
 
-	pooled := url.URL{Scheme: "postgres", User: url.User("anyone"), Host: here.String(), Path: "/" + to.Database, RawQuery: "sslmode=disable"}
+// launch starts a program that ends with the test, or with the test binary. The channel is closed when it has. On Linux the
+// kernel ends a child when the thread that has started it ends, so a goroutine keeps that.
+func launch(t testing.TB, cmd *osexec.Cmd) (ended chan struct{}) {
+	t.Helper()
+	group.DieWithUs(cmd.SysProcAttr)
+	ended = make(chan struct{})
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait()
+			close(ended)
+		}
+	}()
+	if err := <-started; err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		<-ended
+	})
+	return ended
+}
+
+// accepts waits until the pooler takes a connection. It is false if it has ended: another process had its port.
+func accepts(t testing.TB, address string, ended <-chan struct{}) bool {
+	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	deadline := time.NewTimer(bound)
 	defer deadline.Stop()
 	for {
-		conn, err := pgx.Connect(t.Context(), pooled.String()+"&default_query_exec_mode=exec")
+		conn, err := pgx.Connect(t.Context(), address)
 		if err == nil {
-			check(conn.Close(t.Context()))
-			return pooled.String()
+			if err := conn.Close(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			return true
 		}
 		select {
 		case <-tick.C:
-		case err := <-ended:
-			t.Fatalf("pgtest: pgbouncer has ended: %v", err)
+		case <-ended:
+			return false
 		case <-deadline.C:
 			t.Fatalf("pgtest: the pooler takes no connection: %v", err)
 		}
