@@ -239,9 +239,10 @@ begin
 		Shows:    []string{"accepted twice"},
 	},
 	{
-		Name:     "completion-by-place",
-		About:    "deletes what stands where a job once stood, whatever it is",
-		Edits:    []Edit{{"sql/functions.sql", `where q.ctid = any (places) and q.id <@ whole and q.attempt`, `where q.ctid = any (places) and q.attempt`}},
+		Name:  "completion-by-place",
+		About: "deletes what stands where a job once stood, whatever it is",
+		Edits: []Edit{{"sql/functions.sql", `where q.ctid = any (places) and q.id <@ whole and q.attempt = complete.attempt and q.dequeued_at is null
+    and q.enqueued_at <= newest;`, `where q.ctid = any (places) and q.attempt = complete.attempt and q.dequeued_at is null;`}},
 		Scenario: []string{"-fault", "claims-unnoticed", "-injections", "2"},
 		Shows:    []string{"lost"},
 	},
