@@ -125,19 +125,6 @@ func eventually(t *testing.T, what string, holds func() bool) {
 	}
 }
 
-// noGoroutineIsLeft waits for the end of those that end by themselves: where a statement was cut off, pgx asks the server
-// to cancel it, on a connection of its own, for up to 15 s.
-func noGoroutineIsLeft(t testing.TB, options ...goleak.Option) {
-	t.Helper()
-	var err error
-	for range 40 { // about half a second each
-		if err = goleak.Find(options...); err == nil {
-			return
-		}
-	}
-	t.Error(err)
-}
-
 func put(t *testing.T, q *store.Queue, data any, options ...store.PutOption) int64 {
 	t.Helper()
 	id, err := q.Put(t.Context(), data, options...)
@@ -168,7 +155,7 @@ func rowOf(t *testing.T, pool *pgxpool.Pool, id int64) (r row, exists bool) {
 
 func TestHandlersRunWhatIsPut(t *testing.T) {
 	jobs := newStore(t)
-	defer noGoroutineIsLeft(t, goleak.IgnoreCurrent()) // the pool's own stay
+	defer pgtest.NoGoroutineIsLeft(t, 40, goleak.IgnoreCurrent()) // the pool's own stay
 	apples, pears := jobs.Queue("apples"), jobs.Queue("pears")
 	put(t, apples, "before")
 

@@ -36,21 +36,11 @@ func database(t *testing.T) string {
 func checkLeaks(t *testing.T) {
 	t.Helper()
 	before := goleak.IgnoreCurrent()
-	t.Cleanup(func() { noGoroutineIsLeft(t, before) })
+	t.Cleanup(func() { pgtest.NoGoroutineIsLeft(t, goroutineTries, before) })
 }
 
-// noGoroutineIsLeft waits for the end of those that end by themselves: where a statement was cut off, pgx asks the server
-// to cancel it, on a connection of its own. Not for the 15 s that pgx would wait for the answer of a peer presumed dead.
-func noGoroutineIsLeft(t testing.TB, options ...goleak.Option) {
-	t.Helper()
-	var err error
-	for range 20 { // about half a second each
-		if err = goleak.Find(options...); err == nil {
-			return
-		}
-	}
-	t.Error(err)
-}
+// goroutineTries are fewer than would make the 15 s that pgx waits for the answer of a peer presumed dead.
+const goroutineTries = 20
 
 // patience is how long a test waits for what must happen; only a broken Listener exhausts it.
 const patience = time.Minute
@@ -645,7 +635,7 @@ func TestTheEndOfTheContextEndsRunInEveryPhase(t *testing.T) {
 			await(t, reached, "the phase")
 			stop()
 			// Here and not only at the end: closing the proxy would free what waits for an answer.
-			noGoroutineIsLeft(t, before, goleak.IgnoreAnyFunction("github.com/pq-dispatch/pq-dispatch/notify_test.(*link).forward"))
+			pgtest.NoGoroutineIsLeft(t, goroutineTries, before, goleak.IgnoreAnyFunction("github.com/pq-dispatch/pq-dispatch/notify_test.(*link).forward"))
 		})
 	}
 }

@@ -44,24 +44,11 @@ func openEmpty(t testing.TB) *pgxpool.Pool {
 func connectPool(t testing.TB, url string) *pgxpool.Pool {
 	t.Helper()
 	before := goleak.IgnoreCurrent()
-	t.Cleanup(func() { noGoroutineIsLeft(t, pgtest.Goroutines(), before) })
+	t.Cleanup(func() { pgtest.NoGoroutineIsLeft(t, 40, pgtest.Goroutines(), before) })
 	pool, err := pgxpool.New(t.Context(), url)
 	check(t, err)
 	t.Cleanup(pool.Close)
 	return pool
-}
-
-// noGoroutineIsLeft waits for the end of those that end by themselves: where a statement was cut off, pgx asks the server
-// to cancel it, on a connection of its own, for up to 15 s.
-func noGoroutineIsLeft(t testing.TB, options ...goleak.Option) {
-	t.Helper()
-	var err error
-	for range 40 { // about half a second each
-		if err = goleak.Find(options...); err == nil {
-			return
-		}
-	}
-	t.Error(err)
 }
 
 // connect opens one more connection to the database of the pool.

@@ -112,7 +112,7 @@ func TestADaemonWhoseLogNobodyReadsGoesOn(t *testing.T) {
 	p.cmd.Env = append(os.Environ(), envProgram+"=1")
 	p.cmd.Stderr = w
 	d.must("put", "apples", "1")
-	p.done = start(t, p.cmd)
+	p.done = pgtest.Start(t, p.cmd)
 	w.Close()
 	d.empty()
 	p.signal(syscall.SIGTERM)

@@ -26,6 +26,8 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/pq-dispatch/pq-dispatch/internal/devpg/pgtest"
 )
 
 // canaries are secrets by what they are. Each is in one place only, and to be found nowhere else.
@@ -143,7 +145,7 @@ func TestNoSecretIsShownAnywhere(t *testing.T) {
 		"OTEL_BSP_SCHEDULE_DELAY=100", "OTEL_METRIC_EXPORT_INTERVAL=200",
 	}
 	s.cmd.Stdout, s.cmd.Stderr = &s.stdout, s.log
-	s.done = start(t, s.cmd)
+	s.done = pgtest.Start(t, s.cmd)
 	s.says("started")
 
 	ask := func(token, method, path, body string) string {

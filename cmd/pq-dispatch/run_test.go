@@ -81,7 +81,7 @@ func (d *database) launch(config string, environ ...string) *service {
 	s.write(config)
 	s.cmd.Env = append(append(os.Environ(), envProgram+"=1"), environ...)
 	s.cmd.Stdout, s.cmd.Stderr = &s.stdout, s.log
-	s.done = start(d.T, s.cmd)
+	s.done = pgtest.Start(d.T, s.cmd)
 	d.Cleanup(func() {
 		if d.Failed() {
 			d.Logf("log of daemon %d:\n%s", s.cmd.Process.Pid, s.log)

@@ -52,7 +52,7 @@ func openScreen(t *testing.T, url string, environment ...string) *screen {
 	s.cmd.Env = append(os.Environ(), append([]string{envProgram + "=1", "TERM=xterm-256color", "COLORTERM=", "NO_COLOR="}, environment...)...)
 	s.cmd.Stdin, s.cmd.Stdout, s.cmd.Stderr = theirs, theirs, theirs
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
-	s.done = start(t, s.cmd)
+	s.done = pgtest.Start(t, s.cmd)
 	read := make(chan struct{})
 	go func() {
 		defer close(read)

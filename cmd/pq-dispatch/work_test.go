@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/pq-dispatch/pq-dispatch/internal/devpg/pgtest"
-	"github.com/pq-dispatch/pq-dispatch/internal/group"
 )
 
 // put puts jobs with the numbers from 1 as their data.
@@ -257,37 +256,8 @@ func (d *database) program(stdin io.Reader, args ...string) *program {
 	p := &program{d: d, cmd: exec.Command(os.Args[0], append([]string{"--database-url", d.url}, args...)...)}
 	p.cmd.Env = append(os.Environ(), envProgram+"=1")
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = stdin, &p.stdout, &p.stderr
-	p.done = start(d.T, p.cmd)
+	p.done = pgtest.Start(d.T, p.cmd)
 	return p
-}
-
-// start starts a process that ends with the test, or with the test binary. The channel is closed when it has.
-func start(t *testing.T, cmd *exec.Cmd) (done chan struct{}) {
-	t.Helper()
-	if cmd.SysProcAttr == nil {
-		cmd.SysProcAttr = &syscall.SysProcAttr{}
-	}
-	group.DieWithUs(cmd.SysProcAttr)
-	done = make(chan struct{})
-	started := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			_ = cmd.Wait()
-			close(done)
-		}
-	}()
-	if err := <-started; err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		<-done
-	})
-	return done
 }
 
 type program struct {

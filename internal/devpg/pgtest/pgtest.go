@@ -96,6 +96,19 @@ func Goroutines() goleak.Option {
 	return goleak.IgnoreAnyFunction("github.com/pq-dispatch/pq-dispatch/internal/devpg.(*process).run")
 }
 
+// NoGoroutineIsLeft waits for the end of those that end by themselves, so often, about half a second each time: where a
+// statement was cut off, pgx asks the server to cancel it, on a connection of its own, for up to 15 s.
+func NoGoroutineIsLeft(t testing.TB, tries int, options ...goleak.Option) {
+	t.Helper()
+	var err error
+	for range tries {
+		if err = goleak.Find(options...); err == nil {
+			return
+		}
+	}
+	t.Error(err)
+}
+
 // Database returns the URL of an empty database of the test's own on the shared server. At the end of the test it is
 // dropped; the test fails if a connection to it is still open then, or an advisory lock in it held, 30 s
 // after the test's later cleanups have run.

@@ -12,7 +12,6 @@ import (
 	osexec "os/exec"
 	"os/user"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"syscall"
 	"testing"
@@ -21,7 +20,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pq-dispatch/pq-dispatch/internal/devpg"
-	"github.com/pq-dispatch/pq-dispatch/internal/group"
 )
 
 // Pooler starts PgBouncer in transaction mode before the database at address, and returns the URL of the database there;
@@ -75,7 +73,7 @@ pool_mode = transaction
 		cmd := osexec.Command(binary, "--quiet", ini)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: account}
 		cmd.Stderr = t.Output()
-		ended := launch(t, cmd)
+		ended := Start(t, cmd)
 		pooled := url.URL{
 			Scheme: "postgres", User: url.User("anyone"), Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)),
 			Path: "/" + to.Database, RawQuery: "sslmode=disable",
@@ -86,33 +84,6 @@ pool_mode = transaction
 	}
 	t.Fatal("pgtest: pgbouncer ends early, whatever its port")
 	return ""
-}
-
-// launch starts a program that ends with the test, or with the test binary. The channel is closed when it has. On Linux the
-// kernel ends a child when the thread that has started it ends, so a goroutine keeps that.
-func launch(t testing.TB, cmd *osexec.Cmd) (ended chan struct{}) {
-	t.Helper()
-	group.DieWithUs(cmd.SysProcAttr)
-	ended = make(chan struct{})
-	started := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			_ = cmd.Wait()
-			close(ended)
-		}
-	}()
-	if err := <-started; err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		<-ended
-	})
-	return ended
 }
 
 // accepts waits until the pooler takes a connection. It is false if it has ended: another process had its port.
