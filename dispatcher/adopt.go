@@ -112,7 +112,7 @@ func (l *loop) adopt(next *Dispatcher) {
 // retire forgets the queues that were left and have no job in hand any more.
 func (l *loop) retire() {
 	l.queues = slices.DeleteFunc(l.queues, func(q *queue) bool {
-		if !q.leaving || len(q.held) > 0 {
+		if !q.leaving || len(q.hand.claims) > 0 {
 			return false
 		}
 		l.slots.leave(q)
@@ -127,7 +127,7 @@ func (l *loop) retire() {
 // was claimed by then, and tells whether that is in hand.
 func (l *loop) cancel(id int64, by time.Time) (held bool) {
 	for _, q := range l.queues {
-		if c := q.held[id]; c != nil && !c.claimedAt.After(by) {
+		if c := q.hand.claims[id]; c != nil && !c.claimedAt.After(by) {
 			c.ctx.get().cancel(ErrCancelled)
 			l.slots.skip(c)
 			held = true

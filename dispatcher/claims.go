@@ -26,29 +26,32 @@ func (l *loop) ask() {
 		return
 	}
 	l.saturate()
-	request := ask{claim: store.ClaimRequest{Release: l.release, Ended: l.ended, Unpark: l.unparked}}
+	request := ask{claim: store.ClaimRequest{Release: l.release, Over: l.over, Ended: l.ended, Unpark: l.unparked}}
 	if q, want := l.choose(); q != nil {
 		q.wanted, q.halted = false, false
 		request.queue = q
 		request.claim.Queue = q.how.Load().source
 		request.claim.Bytes = max(1, waitingBytes-l.slots.bytes())
 		request.claim.Want = want
+		if l.locks-len(l.release)+want > l.session.budget { // the claim needs the room
+			request.claim.Release, request.claim.Over = append(l.release, l.over...), nil
+		}
 		request.asked = time.Now()
 		request.claim.Park = q.parks(request.asked)
 		request.claim.After, request.claim.Upto = q.place.next(request.asked, request.claim.Park)
-		request.claim.Held = q.heldAfter(request.claim.After)
+		request.claim.Held = q.hand.after(request.claim.After)
 		request.claim.Deaths = l.deaths(q)
 	}
-	if request.queue == nil && len(l.release) == 0 && len(l.ended) == 0 && len(l.unparked) == 0 {
+	if request.queue == nil && len(l.release)+len(l.over)+len(l.ended)+len(l.unparked) == 0 {
 		return
 	}
-	l.locks -= len(l.release)
-	l.release, l.ended, l.unparked = nil, nil, nil
+	l.locks -= len(l.release) + len(l.over)
+	l.release, l.over, l.ended, l.unparked = nil, nil, nil, nil
 	l.send(request)
 }
 
 // spare is how many locks more the session may hold.
-func (l *loop) spare() int { return l.session.budget - l.locks + len(l.release) }
+func (l *loop) spare() int { return l.session.budget - l.locks + len(l.release) + len(l.over) }
 
 func (l *loop) send(request ask) {
 	l.asking = true
@@ -136,10 +139,10 @@ func (l *loop) take(a answer) {
 	}
 	taken := make([]*claim, 0, len(claims.Jobs))
 	for _, job := range claims.Jobs {
-		if q.held[job.ID] != nil {
+		if q.hand.claims[job.ID] != nil {
 			// Its row was given a priority, so that the claim came upon it where no held job was expected. Our own
 			// lock was granted a second time, and is given back once.
-			q.held[job.ID].moved = true
+			q.hand.moved(job.ID)
 			l.release = append(l.release, job.ID)
 			l.strike(claims.Batch)
 			continue
@@ -157,7 +160,7 @@ func (l *loop) take(a answer) {
 			age:       max(0, claims.Now.Sub(due)),
 		}
 		c.ctx.Context = l.session.ctx
-		q.held[job.ID] = c
+		q.hand.add(c)
 		taken = append(taken, c)
 		l.watch(c)
 	}
@@ -178,6 +181,8 @@ const pause = time.Second
 // a pause.
 func (l *loop) shrink(a answer) {
 	l.session.budget = max(1, l.locks/2)
+	l.over = append(l.over, a.claim.Over...)
+	l.locks += len(a.claim.Over)
 	l.paused = true
 	l.resume.Reset(pause)
 	l.ended = append(l.ended, a.claim.Ended...)
@@ -207,8 +212,8 @@ func (l *loop) shed() {
 	for _, q := range l.queues {
 		q.rate.measure(now, l.slots.worked(q))
 		free, waiting, busy := l.slots.spare(q)
-		keep := free + 2*q.prefetch(now, busy)
-		if over := l.locks - len(l.release) - l.session.budget; over > 0 {
+		keep := free + 2*q.prefetch(now, busy+free)
+		if over := -l.spare(); over > 0 {
 			keep = min(keep, max(0, waiting-over))
 		}
 		if waiting > keep && l.handBack(q, keep) {
@@ -250,7 +255,7 @@ func answers(ctx context.Context, conn *pgx.Conn) error {
 	return conn.Ping(ctx)
 }
 
-// lose ends it: all claims are lost. Running handlers are told to stop; their jobs stay in held, so
+// lose ends it: all claims are lost. Running handlers are told to stop; their jobs stay in hand, so
 // that this process at least does not run them a second time beside them.
 func (l *loop) lose(err error) {
 	l.d.log.Error("the lock session broke; its claims are lost", "running", l.slots.atWork(), "error", err)
@@ -261,13 +266,13 @@ func (l *loop) lose(err error) {
 	l.listener.Do(answers) // what broke the one may have broken the other
 	for _, q := range l.queues {
 		for _, c := range l.slots.withdraw(q, 0) {
-			delete(q.held, c.job.ID)
+			q.hand.drop(c.job.ID)
 			l.acquit(c)
 		}
 	}
 	l.session = nil
 	l.ring.self.Store(0)
-	l.locks, l.release, l.ended, l.unparked, l.early = 0, nil, nil, nil, nil
+	l.locks, l.release, l.over, l.ended, l.unparked, l.early = 0, nil, nil, nil, nil, nil
 	clear(l.batches)
 	// An ask that was under way went down with it.
 	l.asking = false

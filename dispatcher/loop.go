@@ -65,6 +65,7 @@ type loop struct {
 	buried   chan struct{}
 	locks    int     // held by the session
 	release  []int64 // to be given back with the next ask
+	over     []int64 // likewise, of jobs that will not run again
 	ended    []int64 // batches to be struck from the ledger with it
 	unparked []int32 // wake locks to be given up with it
 	full     bool    // the server's lock table is, and that has been logged

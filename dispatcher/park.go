@@ -111,7 +111,7 @@ func (l *loop) unpark(b *bucket) {
 func (l *loop) saturate() {
 	spare := l.spare()
 	for _, q := range l.queues {
-		if !q.wanted && len(q.held) == 0 {
+		if !q.wanted && len(q.hand.claims) == 0 {
 			continue
 		}
 		free, waiting, busy := l.slots.spare(q)

@@ -18,15 +18,15 @@ type queue struct {
 	how       atomic.Pointer[manner]
 	telemetry *telemetry.Queue
 
-	leaving        bool             // it is not handled any more, and forgotten when it has nothing in hand
-	line           line             // its part of the slots, under their lock
-	held           map[int64]*claim // claimed, in whatever stage: never to be claimed again meanwhile
-	wanted         bool             // there may be a due job that is not claimed
-	witnessesFirst bool             // a suspect has had its turn
-	halted         bool             // paused since the last claim was asked for: what that gives goes back
-	armed          time.Duration    // when the wheel will fire for it, at the latest, or never
-	untold         bool             // a timer of ours fired for it, and since then neither was it drained nor were the others woken
-	called         time.Duration    // when they were last
+	leaving        bool // it is not handled any more, and forgotten when it has nothing in hand
+	line           line // its part of the slots, under their lock
+	hand           hand
+	wanted         bool          // there may be a due job that is not claimed
+	witnessesFirst bool          // a suspect has had its turn
+	halted         bool          // paused since the last claim was asked for: what that gives goes back
+	armed          time.Duration // when the wheel will fire for it, at the latest, or never
+	untold         bool          // a timer of ours fired for it, and since then neither was it drained nor were the others woken
+	called         time.Duration // when they were last
 	rate           rate
 	place          position
 	rest
@@ -56,7 +56,7 @@ func (m *manner) route(task string) (r route, known bool) {
 func (q *queue) configure(o QueueOptions) {
 	q.how.Load().options = o
 	q.telemetry = telemetry.NewQueue(q.name)
-	q.held = map[int64]*claim{}
+	q.hand = newHand()
 	q.armed = never
 	q.called = -callAgain
 }
@@ -72,39 +72,24 @@ type claim struct {
 	age       time.Duration // since it was due, at that time
 	outcome   outcome       // set by its worker, before it is finished
 	running   bool          // under the lock of the slots
-	moved     bool          // its row got another time after it was claimed, so that claims from a position may meet it; the loop's
 }
 
 // room is how many jobs of the queue to claim now: those that free slots wait for, and a little more,
 // so that the slots stay busy while the next claim is under way.
 func (q *queue) room(free, waiting, busy int) int {
-	room := free - waiting
-	if busy > 0 { // so slots will come free, at that rate
-		room += q.prefetch(time.Now(), busy)
-	}
-	return room
+	return free - waiting + q.prefetch(time.Now(), busy+free)
 }
 
 // prefetch is the number of jobs to hold in reserve: those that are handled in prefetchTime, or while the
 // next claims are under way. A job held here is one that an idle process could run, or that a more urgent one
-// does not overtake, so there are none if a claim takes next to no time beside a handler.
-func (q *queue) prefetch(now time.Time, busy int) int {
+// does not overtake, so there are none if a claim takes next to no time beside a handler: as many as there are of those
+// handle jobs at the queue's rate, once there are jobs for all.
+func (q *queue) prefetch(now time.Time, handlers int) int {
 	most := q.how.Load().options.Prefetch
-	if most < 0 || float64(busy) > q.rate.perSecond*worthwhile*q.place.cost.Seconds() {
+	if most < 0 || float64(handlers) > q.rate.perSecond*worthwhile*q.place.cost.Seconds() {
 		return 0
 	}
 	return min(q.rate.in(max(prefetchTime, 2*q.place.cost), now), cmp.Or(most, maxPrefetch), maxPrefetch)
-}
-
-// heldAfter are the ids of held jobs that a claim from a position may come upon: all, from the head.
-func (q *queue) heldAfter(after int64) []int64 {
-	var ids []int64
-	for id, c := range q.held {
-		if after == 0 || id > after || c.moved || !c.job.ExpectedAt.IsZero() || !c.job.ScheduleAt.IsZero() {
-			ids = append(ids, id)
-		}
-	}
-	return ids
 }
 
 // buffer holds claims in the order in which jobs run. They come nearly in that order, so to keep them sorted

@@ -208,13 +208,19 @@ func (k *keeper) witness(ctx context.Context, session *store.Session) {
 	}
 }
 
-// next waits for an ask. While there is none it reads from the connection, so that a break is
-// noticed when it happens and not when the session is next needed.
+// busyLooks is how soon the next ask comes while a queue is busy, or is looked at again and again.
+const busyLooks = 2 * linger
+
+// next waits for an ask. While there is none it reads from the connection, so that a break is noticed when it happens and
+// not when the session is next needed; but not between asks that follow each other, as to begin and end that takes longer
+// than they are apart.
 func (k *keeper) next(ctx context.Context, session *store.Session) (ask, error) {
+	soon := time.NewTimer(busyLooks)
+	defer soon.Stop()
 	select {
 	case request := <-k.asks:
 		return request, nil
-	default:
+	case <-soon.C:
 	}
 	watching, stop := context.WithCancel(ctx)
 	defer stop()

@@ -243,7 +243,7 @@ func (s *slots) skip(c *claim) {
 func (s *slots) running(q *queue) (claims []*claim) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, c := range q.held {
+	for _, c := range q.hand.claims {
 		if c.running {
 			claims = append(claims, c)
 		}

@@ -76,7 +76,7 @@ func (y *yard) claims(q *queue, n int) (made []*claim) {
 		y.nextID++
 		c := &claim{queue: q, job: Job{Job: &store.Job{ID: y.nextID, Data: []byte("12345"), Attempt: 1}}}
 		c.ctx.Context = context.Background()
-		q.held[y.nextID] = c
+		q.hand.add(c)
 		made = append(made, c)
 	}
 	return made
@@ -132,7 +132,7 @@ func checkSlots(rt *rapid.T) {
 				rt.Fatalf("job %d came back twice, or from nowhere", c.job.ID)
 			}
 			delete(out, c)
-			delete(c.queue.held, c.job.ID)
+			delete(c.queue.hand.claims, c.job.ID)
 		}
 	}
 	queue := func() *queue { return rapid.SampledFrom(y.queues).Draw(rt, "queue") }
@@ -181,7 +181,7 @@ func checkSlots(rt *rapid.T) {
 		"withdraw":  func(*rapid.T) { back(y.withdraw(queue(), rapid.IntRange(0, 5).Draw(rt, "keep"))) },
 		"skip": func(*rapid.T) {
 			q := queue()
-			for _, c := range q.held {
+			for _, c := range q.hand.claims {
 				if !c.running {
 					c.ctx.get().cancel(ErrCancelled)
 					y.skip(c)
@@ -335,19 +335,23 @@ func TestWithdrawTakesTheLastAndKeepsTheOrder(t *testing.T) {
 
 // What a claim may come upon of what is in hand must be told it, or it runs twice at once.
 func TestAClaimIsToldOfWhatIsInHandWhereItLooks(t *testing.T) {
-	q := &queue{held: map[int64]*claim{}}
+	h := newHand()
 	for id, times := range map[int64]store.Job{
 		-7: {}, 3: {}, 4: {ExpectedAt: time.Now()}, 5: {ScheduleAt: time.Now()}, 9: {}, 11: {ExpectedAt: time.Now()},
 	} {
-		q.held[id] = &claim{job: Job{Job: &times}}
+		times.ID = id
+		h.add(&claim{job: Job{Job: &times}})
 	}
+	h.moved(-7)
 	for after, want := range map[int64][]int64{
 		0:             {-7, 3, 4, 5, 9, 11},
-		3:             {4, 5, 9, 11},
-		20:            {4, 5, 11},
+		3:             {-7, 4, 5, 9, 11},
+		9:             {-7, 4, 5, 11},
+		11:            {-7, 4, 5, 11},
+		20:            {-7, 4, 5, 11},
 		math.MinInt64: {-7, 3, 4, 5, 9, 11},
 	} {
-		if got := slices.Sorted(slices.Values(q.heldAfter(after))); !slices.Equal(got, want) {
+		if got := slices.Sorted(slices.Values(h.after(after))); !slices.Equal(got, want) {
 			t.Errorf("after %d: got %v, want %v", after, got, want)
 		}
 	}

@@ -83,8 +83,8 @@ func (l *loop) conclude(batch []*claim) {
 
 // drop ends a claim. The lock is released with the next ask; only then may the job be claimed again.
 func (l *loop) drop(c *claim) {
-	delete(c.queue.held, c.job.ID)
-	if c.queue.leaving && len(c.queue.held) == 0 {
+	c.queue.hand.drop(c.job.ID)
+	if c.queue.leaving && len(c.queue.hand.claims) == 0 {
 		l.retire()
 	}
 	l.acquit(c)
@@ -93,7 +93,12 @@ func (l *loop) drop(c *claim) {
 		c.queue.wanted = true
 		return
 	}
-	l.release = append(l.release, c.job.ID)
+	switch c.outcome.kind {
+	case done, discarded:
+		l.over = append(l.over, c.job.ID)
+	default:
+		l.release = append(l.release, c.job.ID)
+	}
 	l.strike(c.batch)
 }
 

@@ -119,6 +119,7 @@ as $$
 #variable_conflict use_column
 declare
   class     constant integer := {{.Support}}.lock_class();
+  witness   constant integer := least(most_deaths, 1); -- of no more deaths, from a position
   part      record;
   step      integer := 64; -- how many rows are tried at once, until a lock is had
   ids       bigint[] := '{}';
@@ -141,16 +142,14 @@ begin
           select q.id, q.attempt, q.ctid as place, pg_column_size(q.data) as size, q.expected_at
           from {{.Table}} q
           where q.q_name = queue and q.dequeued_at is null and q.schedule_at is null
-            and q.expected_at <= 'infinity' and q.deaths <= least(most_deaths, 1)
-            and (q.deaths = 0 or not {{.Support}}.unburied(q.id, dispatcher))
+            and q.expected_at <= 'infinity' and (q.deaths = 0 or q.deaths <= witness and not {{.Support}}.unburied(q.id, dispatcher))
             and not q.id <@ held
           order by q.expected_at, q.id
         ) union all (
           select q.id, q.attempt, q.ctid, pg_column_size(q.data), q.expected_at
           from {{.Table}} q
           where q.q_name = queue and q.dequeued_at is null and q.schedule_at <= statement_timestamp()
-            and q.deaths <= least(most_deaths, 1)
-            and (q.deaths = 0 or not {{.Support}}.unburied(q.id, dispatcher))
+            and (q.deaths = 0 or q.deaths <= witness and not {{.Support}}.unburied(q.id, dispatcher))
             and not q.id <@ held
           order by q.expected_at, q.id
         )
@@ -179,8 +178,7 @@ begin
           from {{.Table}} q
           where q.q_name = queue and q.dequeued_at is null and q.schedule_at is null
             and q.expected_at is null and q.id > after and q.id <= upto
-            and q.deaths <= least(most_deaths, 1)
-            and (q.deaths = 0 or not {{.Support}}.unburied(q.id, dispatcher))
+            and (q.deaths = 0 or q.deaths <= witness and not {{.Support}}.unburied(q.id, dispatcher))
             and not q.id <@ held
           order by q.id
           limit least(step, want - cardinality(ids))
@@ -296,9 +294,14 @@ declare
   released constant bigint := (
     select count(*) filter (where pg_advisory_unlock(class, {{.Support}}.lock_key(id)))
     from unnest(ids) id);
+  unheard  bigint[];
 begin
   if exists (select from {{.Support}}.cancels) then
-    perform {{.Support}}.cancel(array(select c.id from {{.Support}}.cancels c where c.id = any (ids)));
+    unheard := array(select c.id from {{.Support}}.cancels c where c.id = any (ids));
+    if unheard <> '{}' then
+      perform set_config('synchronous_commit', 'on', true); -- off for all else that the lock session does
+      perform {{.Support}}.cancel(unheard);
+    end if;
   end if;
   return released;
 end

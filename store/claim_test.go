@@ -396,6 +396,32 @@ func TestJobsOfAnyIDAreClaimedOnceAndCompleted(t *testing.T) {
 	release(t, other, all)
 }
 
+// What is over is unlocked after the claim, which must not wait for it, and not be told of it.
+func TestAClaimAlsoGivesUpWhatIsOver(t *testing.T) {
+	pool, jobs := open(t)
+	apples := jobs.Queue("apples")
+	ids, err := store.PutMany(t.Context(), apples, count(6))
+	check(t, err)
+	session := openSession(t, jobs)
+	first := claim(t, session, apples, 3)
+	if accepted, err := jobs.Settle(t.Context(), []store.Run{first.Jobs[0].Run(), first.Jobs[1].Run()}, nil); accepted != 2 || err != nil {
+		t.Fatalf("got %d, %v", accepted, err)
+	}
+	second, err := session.Claim(t.Context(), store.ClaimRequest{Queue: apples, Want: 2, Held: ids[2:3], Over: ids[:2]})
+	check(t, err)
+	wantClaims(t, second, ids[3:5]...)
+	wantIDs(t, "locks", jobLocks(t, pool), ids[2:5]...)
+	third, err := session.Claim(t.Context(), store.ClaimRequest{ // one that turned out not to be: it is claimed again, and given up once
+		Queue: apples, Want: 2, Held: ids[3:5], Over: ids[2:3], Ended: []int64{first.Batch},
+	})
+	check(t, err)
+	wantClaims(t, third, ids[2], ids[5])
+	wantIDs(t, "locks", jobLocks(t, pool), ids[2:6]...)
+	release(t, session, second)
+	release(t, session, third)
+	wantIDs(t, "locks at the end", jobLocks(t, pool))
+}
+
 // A6, for a claim that tries many locks in one statement.
 func TestAClaimFromAPositionKeepsNothingWhenTheLockTableIsFull(t *testing.T) {
 	server := pgtest.Server(t, devpg.Options{Settings: map[string]string{

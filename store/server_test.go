@@ -3,9 +3,11 @@
 package store_test
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -32,12 +34,16 @@ func TestOnASmallServer(t *testing.T) {
 		greedy, modest := openSession(t, jobs), openSession(t, jobs)
 		kept := claim(t, modest, apples, 5)
 		own := claim(t, greedy, apples, 5)
-		_, err = greedy.Claim(t.Context(), store.ClaimRequest{Queue: apples, Want: len(ids), Held: idsOf(own.Jobs)})
+		over := claim(t, greedy, apples, 2, idsOf(own.Jobs)...)
+		_, err = greedy.Claim(t.Context(), store.ClaimRequest{
+			Queue: apples, Want: len(ids), Held: ids[5:12], Over: idsOf(over.Jobs), Ended: []int64{over.Batch},
+		})
 		wantError(t, err, store.ErrLockTable)
-		wantIDs(t, "locks", jobLocks(t, pool), ids[:10]...)
-		if n := one[int](t, pool, `select count(*) from pq_dispatch.ledger`); n != 2 {
-			t.Errorf("got %d rows in the ledger, want those of two batches", n)
+		wantIDs(t, "locks", jobLocks(t, pool), ids[:12]...)
+		if n := one[int](t, pool, `select count(*) from pq_dispatch.ledger`); n != 3 {
+			t.Errorf("got %d rows in the ledger, want those of three batches", n)
 		}
+		release(t, greedy, over)
 		put(t, jobs.Queue("pears"), "others go on")
 		release(t, modest, kept)
 		more := claim(t, greedy, apples, 5, idsOf(own.Jobs)...)
@@ -133,4 +139,30 @@ func TestAStandbyIsRefused(t *testing.T) {
 	_, err = jobs.Queue("apples").Put(t.Context(), 1)
 	wantError(t, err, store.ErrStandby)
 	check(t, jobs.CheckSchema(t.Context()))
+}
+
+// What a claim commits is lost with the server, and nobody has to wait for it: not for a disk, and not for a standby.
+func TestAClaimDoesNotWaitUntilItsCommitIsKept(t *testing.T) {
+	server := pgtest.Server(t, devpg.Options{Settings: map[string]string{"autovacuum": "off", "max_wal_senders": "1", "wal_level": "replica"}})
+	pool := connectPool(t, server.URL(""))
+	jobs := store.New(pool, store.Options{})
+	check(t, jobs.Migrate(t.Context()))
+	apples := jobs.Queue("apples")
+	_, err := store.PutMany(t.Context(), apples, count(2000))
+	check(t, err)
+	exec(t, pool, `delete from queue where id % 2 = 0`) // reading prunes these, which is written to the log
+	session := openSession(t, jobs)
+	exec(t, pool, `alter system set synchronous_standby_names = 'nobody'`)
+	exec(t, pool, `select pg_reload_conf()`)
+	eventually(t, pool, `select current_setting('synchronous_standby_names') = 'nobody'`)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	before := one[string](t, pool, `select pg_current_wal_insert_lsn()::text`)
+	claims, err := session.Claim(ctx, store.ClaimRequest{Queue: apples, Want: 900})
+	if err != nil || len(claims.Jobs) != 900 {
+		t.Fatalf("got %d jobs, %v", len(claims.Jobs), err)
+	}
+	if !one[bool](t, pool, `select pg_current_wal_insert_lsn() > $1::pg_lsn + 1000`, before) {
+		t.Error("the claim has written nothing to the log, so that this test shows nothing")
+	}
 }

@@ -31,9 +31,12 @@ type Session struct {
 // A claim reads each row again after it has locked it, which under repeatable read would show the
 // row as it was before. A statement of ours that is cut off costs all claims. And a host that
 // vanishes without a word keeps its locks until the server notices: here within 20 seconds.
+// What a claim commits is unlogged, and would be waited for all the same, until it is on disk, where reading has
+// pruned a page of the table.
 const sessionSettings = `
 	set default_transaction_isolation = 'read committed';
 	set default_transaction_read_only = off;
+	set synchronous_commit = off;
 	set statement_timeout = 0;
 	set lock_timeout = 0;
 	set idle_session_timeout = 0;
@@ -122,8 +125,9 @@ func (x *Session) Wait(ctx context.Context) error {
 
 // ClaimRequest is one round trip on the lock session: what has ended, and what is wanted next.
 type ClaimRequest struct {
-	Release []int64 // claims to give up; their outcome has committed
-	Ended   []int64 // batches in the ledger of which no job is left
+	Release []int64 // claims to give up first; their outcome has committed, and this request may claim their jobs again
+	Over    []int64 // claims to give up last, of jobs that are gone: by then the server has sent what it has claimed, and one reads while the other unlocks
+	Ended   []int64 // batches in the ledger of which no job is left; struck out last as well
 	Unpark  []int32 // wake locks to give up, by bucket; those who sleep by them are told
 	Park    bool    // before the claim, take the queue's wake lock
 	Queue   *Queue
@@ -181,27 +185,13 @@ func (x *Session) Buckets(ctx context.Context, queues []*Queue) ([]int32, error)
 }
 
 // Claim carries out a request. If the server's lock table is full, the error matches [ErrLockTable]:
-// then Release has happened, Ended and Unpark have not, no job is claimed, and the wake lock may be held if
+// then Release has happened, Over, Ended and Unpark have not, no job is claimed, and the wake lock may be held if
 // Park was asked for. After any other error the session may hold locks that it does not know of, and
 // must be closed.
 func (x *Session) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
 	claims := Claims{NextDue: -1}
 	var batch pgx.Batch
-	if len(r.Release) > 0 {
-		batch.Queue(`select `+x.store.function("release")+`($1)`, r.Release).QueryRow(func(row pgx.Row) error {
-			var released int
-			if err := row.Scan(&released); err != nil {
-				return err
-			}
-			if released != len(r.Release) {
-				return fmt.Errorf("%d of %d locks to be released were not held", len(r.Release)-released, len(r.Release))
-			}
-			return nil
-		})
-	}
-	if len(r.Ended) > 0 {
-		batch.Queue(`delete from `+x.store.names.Qualify("ledger")+` where dispatcher = $1 and batch = any ($2)`, x.id, r.Ended)
-	}
+	x.release(&batch, r.Release)
 	for _, bucket := range r.Unpark {
 		batch.Queue(`select `+x.store.function("unpark")+`($1)`, bucket)
 	}
@@ -231,6 +221,11 @@ func (x *Session) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
 			return err
 		})
 	}
+	// Not before the claim: where that fails, it unlocks what the ledger does not know.
+	x.release(&batch, r.Over)
+	if len(r.Ended) > 0 {
+		batch.Queue(`delete from `+x.store.names.Qualify("ledger")+` where dispatcher = $1 and batch = any ($2)`, x.id, r.Ended)
+	}
 	if batch.Len() == 0 {
 		return claims, nil
 	}
@@ -242,6 +237,23 @@ func (x *Session) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
 		return Claims{NextDue: -1}, fmt.Errorf("store: claim: %w", explain(err))
 	}
 	return claims, nil
+}
+
+// release adds to a batch that claims are given up.
+func (x *Session) release(batch *pgx.Batch, ids []int64) {
+	if len(ids) == 0 {
+		return
+	}
+	batch.Queue(`select `+x.store.function("release")+`($1)`, ids).QueryRow(func(row pgx.Row) error {
+		var released int
+		if err := row.Scan(&released); err != nil {
+			return err
+		}
+		if released != len(ids) {
+			return fmt.Errorf("%d of %d locks to be released were not held", len(ids)-released, len(ids))
+		}
+		return nil
+	})
 }
 
 const defaultBytes = 32 << 20
@@ -305,7 +317,7 @@ func multirange(ids []int64) string {
 // Forget removes what an earlier session of the same process, which broke, has left in the ledger:
 // its process has not died, and its jobs' attempts are not to be counted. What it was asked to cancel is cancelled.
 func (x *Session) Forget(ctx context.Context, earlier int32) error {
-	_, err := x.conn.Exec(ctx, `select `+x.store.function("cancel")+`(`+x.store.function("asked")+`($1))`, earlier)
+	_, err := x.conn.Exec(ctx, `select pg_catalog.set_config('synchronous_commit', 'on', true), `+x.store.function("cancel")+`(`+x.store.function("asked")+`($1))`, earlier)
 	if err == nil {
 		_, err = x.conn.Exec(ctx, `delete from `+x.store.names.Qualify("ledger")+` where dispatcher = $1`, earlier)
 	}

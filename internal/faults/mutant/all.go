@@ -45,9 +45,9 @@ var All = []Mutant{
 		Edits: []Edit{
 			{"dispatcher/wake.go", `if at := time.Since(l.epoch) + delay; at < q.armed {`, `if at := time.Since(l.epoch) + delay - 50*time.Millisecond; at < q.armed {`},
 			{"sql/functions.sql", `          where q.q_name = queue and q.dequeued_at is null and q.schedule_at <= statement_timestamp()
-            and q.deaths <= least(most_deaths, 1)
+            and (q.deaths = 0 or q.deaths <= witness and not {{.Support}}.unburied(q.id, dispatcher))
 `, `          where q.q_name = queue and q.dequeued_at is null and q.schedule_at <= statement_timestamp() + interval '50 ms'
-            and q.deaths <= least(most_deaths, 1)
+            and (q.deaths = 0 or q.deaths <= witness and not {{.Support}}.unburied(q.id, dispatcher))
 `},
 			{"sql/functions.sql", `        where q.q_name = queue and q.dequeued_at is null and q.schedule_at <= statement_timestamp()
           and not q.id <@ held
@@ -167,9 +167,9 @@ begin
 		About: "does not say what it has claimed already, and gets its own locks again",
 		Why:   "without the check of what comes back, too, which would give it back",
 		Edits: []Edit{
-			{"dispatcher/claims.go", `		request.claim.Held = q.heldAfter(request.claim.After)
+			{"dispatcher/claims.go", `		request.claim.Held = q.hand.after(request.claim.After)
 `, ``},
-			{"dispatcher/claims.go", `		if q.held[job.ID] != nil {
+			{"dispatcher/claims.go", `		if q.hand.claims[job.ID] != nil {
 `, `		if false {
 `},
 		},
@@ -218,12 +218,14 @@ begin
 			l.release = append(l.release, c.job.ID)
 		}
 `},
-			{"dispatcher/work.go", `	l.release = append(l.release, c.job.ID)
-	l.strike(c.batch)
-`, `	if c.outcome.kind == "" { // it was not run
+			{"dispatcher/work.go", `	case done, discarded:
+		l.over = append(l.over, c.job.ID)
+	default:
 		l.release = append(l.release, c.job.ID)
 	}
-	l.strike(c.batch)
+`, `	case "": // it was not run
+		l.release = append(l.release, c.job.ID)
+	}
 `},
 		},
 		Scenario: rushed,
