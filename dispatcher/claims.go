@@ -40,7 +40,7 @@ func (l *loop) ask() {
 		request.claim.Park = q.parks(request.asked)
 		request.claim.After, request.claim.Upto = q.place.next(request.asked, request.claim.Park)
 		request.claim.Held = q.hand.after(request.claim.After)
-		request.claim.Deaths = l.deaths(q)
+		request.claim.Witnesses, request.claim.Suspects = l.admits(q, request.asked)
 	}
 	if request.queue == nil && len(l.release)+len(l.over)+len(l.ended)+len(l.unparked) == 0 {
 		return
@@ -164,6 +164,9 @@ func (l *loop) take(a answer) {
 		taken = append(taken, c)
 		l.watch(c)
 	}
+	if a.claim.After == 0 {
+		l.suspected(q, claims.Suspect, now)
+	}
 	if l.stopping || q.leaving || q.halted || a.claim.Queue != q.how.Load().source {
 		// It was asked for before the queue was left, or paused, or its jobs were to be read otherwise.
 		q.asleep = false
@@ -234,7 +237,7 @@ func (l *loop) open(news opening) {
 	for _, q := range l.queues {
 		q.place = position{}
 		q.rest = rest{}
-		q.witnessesFirst = true
+		q.witnessesFirst, q.suspect = true, time.Time{}
 	}
 	l.ring.self.Store(news.id)
 	l.ring.changed()

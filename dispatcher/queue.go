@@ -23,6 +23,7 @@ type queue struct {
 	hand           hand
 	wanted         bool          // there may be a due job that is not claimed
 	witnessesFirst bool          // a suspect has had its turn
+	suspect        time.Time     // since when one has waited for witnesses; zero: none has
 	halted         bool          // paused since the last claim was asked for: what that gives goes back
 	armed          time.Duration // when the wheel will fire for it, at the latest, or never
 	untold         bool          // a timer of ours fired for it, and since then neither was it drained nor were the others woken

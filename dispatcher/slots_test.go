@@ -333,6 +333,35 @@ func TestWithdrawTakesTheLastAndKeepsTheOrder(t *testing.T) {
 	})
 }
 
+// A reserve is claimed for handlers that will be at work as for those that are: when they have run dry, it was too small.
+func TestTheRoomOfAQueueIsItsFreeSlotsAndAReserve(t *testing.T) {
+	now := time.Now()
+	for _, test := range []struct {
+		name                string
+		perSecond           float64
+		since               time.Duration
+		prefetch            int
+		free, waiting, busy int
+		want                int
+	}{
+		{"nothing is known", 0, 0, 0, 10, 0, 0, 10},
+		{"fast handlers at work", 10_000, 0, 0, 0, 50, 10, 150},
+		{"fast handlers run dry", 10_000, 0, 0, 10, 0, 0, 210},
+		{"long ago", 10_000, 2 * time.Second, 0, 10, 0, 0, 10},
+		{"slow handlers", 100, 0, 0, 0, 0, 10, 0},
+		{"slow handlers, one of them at work", 100, 0, 0, 9, 0, 1, 9},
+		{"no reserve wanted", 10_000, 0, -1, 10, 0, 0, 10},
+		{"a small one", 10_000, 0, 5, 10, 0, 0, 15},
+		{"the largest", 1e9, 0, 0, 10, 0, 0, 10 + maxPrefetch},
+	} {
+		q := &queue{rate: rate{perSecond: test.perSecond, since: now.Add(-test.since)}, place: position{cost: time.Millisecond}}
+		q.how.Store(&manner{options: QueueOptions{Prefetch: test.prefetch}})
+		if got := q.room(test.free, test.waiting, test.busy); got != test.want {
+			t.Errorf("%s: got %d, want %d", test.name, got, test.want)
+		}
+	}
+}
+
 // What a claim may come upon of what is in hand must be told it, or it runs twice at once.
 func TestAClaimIsToldOfWhatIsInHandWhereItLooks(t *testing.T) {
 	h := newHand()

@@ -2,18 +2,47 @@
 
 package dispatcher
 
-import "github.com/pq-dispatch/pq-dispatch/store"
+import (
+	"slices"
+	"time"
+)
 
-// deaths is in how many runs of a job processes may have died for it to be claimed now. A suspect runs beside no
-// other, and beside no witness. It has to wait for those, and not they for all the suspects.
-func (l *loop) deaths(q *queue) int {
+// witnessTime is how long a suspect waits for witnesses while new ones are claimed: then none is, until those in hand
+// have ended and it has had its turn. Where processes go on dying, there would always be some.
+const witnessTime = time.Second
+
+// admits tells whether jobs of a queue may be claimed now in whose runs one process has died, and those in whose runs
+// several have. A suspect runs beside no other, and beside no witness. Each kind lets the other one pass: a suspect
+// after its run, witnesses after a time.
+func (l *loop) admits(q *queue, now time.Time) (witnesses, suspects bool) {
 	switch {
 	case l.suspects > 0:
-		return 0
-	case l.witnesses > 0 || q.witnessesFirst:
-		return 1
+		return false, false
+	case l.witnesses > 0:
+		return !slices.ContainsFunc(l.queues, func(q *queue) bool { return q.suspectWaits(now) > witnessTime }), false
+	case q.witnessesFirst:
+		return true, false
 	}
-	return store.AnyDeaths
+	return q.suspect.IsZero(), true
+}
+
+// suspectWaits is for how long a suspect has, as far as the last look from the head could tell.
+func (q *queue) suspectWaits(now time.Time) time.Duration {
+	if q.suspect.IsZero() {
+		return 0
+	}
+	return now.Sub(q.suspect)
+}
+
+// suspected notes what a look from the head has seen: whether a suspect could not be claimed. If one could, another's time
+// begins.
+func (l *loop) suspected(q *queue, waits bool, now time.Time) {
+	switch {
+	case !waits:
+		q.suspect = time.Time{}
+	case q.suspect.IsZero() || l.suspects > 0:
+		q.suspect = now
+	}
 }
 
 // watch keeps an eye on a job that was claimed, if processes have died while they ran it.

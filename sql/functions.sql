@@ -92,14 +92,15 @@ $$;
 -- attempt tells that there are more.
 --
 -- A job in whose run a process has died is a witness, and after the second death suspect (see bury). A process runs one
--- suspect at a time, and beside it no witness, so that the next death tells whether it was this job: a caller that
--- holds a suspect gives 0 for most_deaths, one that holds a witness 1, and any other a number beyond, to be given one
--- suspect or witnesses, whichever comes first; suspects only from the head. Neither is claimed before the death is counted.
+-- suspect at a time, and beside it no witness, so that the next death tells whether it was this job: a caller asks for
+-- neither while it holds a suspect, and for no suspects while it holds a witness. If it asks for both it is given one suspect or
+-- witnesses, whichever come first; suspects only from the head. Neither is claimed before the death is counted. If a
+-- suspect was not asked for and could have been claimed, a row without a place has its deaths.
 --
 -- The plan is pinned: without statistics (a table just loaded) the planner would sort the whole
 -- queue for each claim. Only scheduled jobs that are due are sorted, as no index can know which are.
 create function {{.Support}}.claim(
-  queue text, want integer, held int8multirange, dispatcher integer, batch bigint, most_deaths integer,
+  queue text, want integer, held int8multirange, dispatcher integer, batch bigint, witnesses boolean, suspects boolean,
   bytes bigint, after bigint default null, upto bigint default null
 )
 returns table (
@@ -119,7 +120,6 @@ as $$
 #variable_conflict use_column
 declare
   class     constant integer := {{.Support}}.lock_class();
-  witness   constant integer := least(most_deaths, 1); -- of no more deaths, from a position
   part      record;
   step      integer := 64; -- how many rows are tried at once, until a lock is had
   ids       bigint[] := '{}';
@@ -127,6 +127,7 @@ declare
   places    tid[] := '{}';
   found     integer;
   fit       integer;
+  waits     smallint; -- a suspect, after so many deaths
 begin
   if want <= 0 or {{.Support}}.paused(queue) then
     return;
@@ -142,14 +143,14 @@ begin
           select q.id, q.attempt, q.ctid as place, pg_column_size(q.data) as size, q.expected_at
           from {{.Table}} q
           where q.q_name = queue and q.dequeued_at is null and q.schedule_at is null
-            and q.expected_at <= 'infinity' and (q.deaths = 0 or q.deaths <= witness and not {{.Support}}.unburied(q.id, dispatcher))
+            and q.expected_at <= 'infinity' and (q.deaths = 0 or q.deaths = 1 and witnesses and not {{.Support}}.unburied(q.id, dispatcher))
             and not q.id <@ held
           order by q.expected_at, q.id
         ) union all (
           select q.id, q.attempt, q.ctid, pg_column_size(q.data), q.expected_at
           from {{.Table}} q
           where q.q_name = queue and q.dequeued_at is null and q.schedule_at <= statement_timestamp()
-            and (q.deaths = 0 or q.deaths <= witness and not {{.Support}}.unburied(q.id, dispatcher))
+            and (q.deaths = 0 or q.deaths = 1 and witnesses and not {{.Support}}.unburied(q.id, dispatcher))
             and not q.id <@ held
           order by q.expected_at, q.id
         )
@@ -178,7 +179,7 @@ begin
           from {{.Table}} q
           where q.q_name = queue and q.dequeued_at is null and q.schedule_at is null
             and q.expected_at is null and q.id > after and q.id <= upto
-            and (q.deaths = 0 or q.deaths <= witness and not {{.Support}}.unburied(q.id, dispatcher))
+            and (q.deaths = 0 or q.deaths = 1 and witnesses and not {{.Support}}.unburied(q.id, dispatcher))
             and not q.id <@ held
           order by q.id
           limit least(step, want - cardinality(ids))
@@ -228,16 +229,29 @@ begin
       )
       order by expected_at, id
     loop
-      continue when part.deaths > most_deaths or part.deaths > 0 and {{.Support}}.unburied(part.id, dispatcher);
+      continue when part.deaths = 1 and not witnesses or part.deaths > 1 and waits > 0
+        or part.deaths > 0 and {{.Support}}.unburied(part.id, dispatcher);
       if pg_try_advisory_lock(class, {{.Support}}.lock_key(part.id)) then
+        if part.deaths > 1 and not suspects then
+          perform pg_advisory_unlock(class, {{.Support}}.lock_key(part.id));
+          waits := part.deaths;
+          continue;
+        end if;
         ids := ids || part.id;
         attempts := attempts || part.attempt;
         places := places || part.place;
-        most_deaths := case part.deaths when 0 then most_deaths when 1 then least(most_deaths, 1) else 0 end;
+        witnesses := witnesses and part.deaths <= 1;
+        suspects := suspects and part.deaths = 0;
         bytes := bytes - part.size;
         exit when cardinality(ids) >= want or bytes <= 0;
       end if;
     end loop;
+  end if;
+  if waits > 0 then
+    id := 0;
+    deaths := waits;
+    return next;
+    deaths := null;
   end if;
   if ids = '{}' then
     return;
@@ -261,8 +275,8 @@ begin
     end loop;
   end if;
   if bytes <= 0 then
-    attempt := 0;
     id := 0;
+    attempt := 0;
     return next;
   end if;
 exception when out_of_memory then
@@ -788,7 +802,7 @@ drop function {{.Support}}.notify(text, timestamptz);
 drop function {{.Support}}.next_due(text);
 drop function {{.Support}}.get(text);
 drop function {{.Support}}.release(bigint[]);
-drop function {{.Support}}.claim(text, integer, int8multirange, integer, bigint, integer, bigint, bigint, bigint);
+drop function {{.Support}}.claim(text, integer, int8multirange, integer, bigint, boolean, boolean, bigint, bigint, bigint);
 drop function {{.Support}}.unburied(bigint, integer);
 drop function {{.Support}}.paused(text);
 drop function {{.Support}}.lock_key(bigint);

@@ -55,7 +55,7 @@ func TestThoseAreBlamedInWhoseRunsTheMostProcessesHaveDied(t *testing.T) {
 			put(t, apples, "not claimed", store.ScheduleAt("1h"))
 			victim := openSession(t, jobs)
 			for range test.before { // each a batch
-				_, err := victim.Claim(t.Context(), store.ClaimRequest{Queue: apples, Want: 1, Deaths: store.AnyDeaths, Held: jobLocks(t, pool)})
+				_, err := victim.Claim(t.Context(), store.ClaimRequest{Queue: apples, Want: 1, Witnesses: true, Suspects: true, Held: jobLocks(t, pool)})
 				check(t, err)
 			}
 			if n := len(jobLocks(t, pool)); n != len(test.before) {
@@ -81,7 +81,7 @@ func TestABurialInSeveralCallsBlamesTheSame(t *testing.T) {
 			check(t, err)
 			exec(t, pool, `update queue set deaths = 2, attempt = 3, max_attempts = 9 where id = $1`, ids[1])
 			victim := openSession(t, jobs)
-			all, err := victim.Claim(t.Context(), store.ClaimRequest{Queue: apples, Want: 4, Deaths: store.AnyDeaths})
+			all, err := victim.Claim(t.Context(), store.ClaimRequest{Queue: apples, Want: 4, Witnesses: true, Suspects: true})
 			check(t, err)
 			wantClaims(t, all, ids...)
 			kill(t, pool, victim)
@@ -187,7 +187,7 @@ func TestDeathsThatFollowOneAnotherAreBlamedOnTheSame(t *testing.T) {
 				for range 3 {
 					beside := put(t, apples, "beside it", store.MaxAttempts(9))
 					victim := openSession(t, jobs)
-					got, err := victim.Claim(t.Context(), store.ClaimRequest{Queue: apples, Want: 2, Deaths: store.AnyDeaths})
+					got, err := victim.Claim(t.Context(), store.ClaimRequest{Queue: apples, Want: 2, Witnesses: true, Suspects: true})
 					check(t, err)
 					if early && len(victims) == 2 { // of its death it is known, and of the next one not yet
 						wantClaims(t, got, beside)

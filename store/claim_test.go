@@ -275,27 +275,32 @@ func TestSuspectsAreClaimedOneAtATimeFromTheHeadAndBesideNoWitness(t *testing.T)
 	check(t, err)
 	exec(t, pool, `update queue set deaths = 2 where id = any ($1)`, []int64{ids[0], ids[3], ids[4]})
 	exec(t, pool, `update queue set deaths = 1 where id = $1`, ids[1])
-	ask := func(deaths int, after int64, held ...int64) store.Claims {
+	ask := func(witnesses, suspects bool, after int64) store.Claims {
 		t.Helper()
-		c, err := session.Claim(t.Context(), store.ClaimRequest{Queue: apples, Want: 10, Deaths: deaths, After: after, Held: held})
+		c, err := session.Claim(t.Context(), store.ClaimRequest{Queue: apples, Want: 10, Witnesses: witnesses, Suspects: suspects, After: after})
 		check(t, err)
 		return c
 	}
 	for _, test := range []struct {
-		deaths int
-		after  int64
-		want   []int64
+		witnesses, suspects bool
+		after               int64
+		want                []int64
+		waits               bool
 	}{
-		{0, 0, []int64{ids[2], ids[5]}},
-		{1, 0, []int64{ids[1], ids[2], ids[5]}},
-		{store.AnyDeaths, 0, []int64{ids[0], ids[2], ids[5]}}, // the first in order, and so no witness
-		{store.AnyDeaths, ids[0], []int64{ids[1], ids[2], ids[5]}},
-		{1, ids[0], []int64{ids[1], ids[2], ids[5]}},
-		{0, ids[0], []int64{ids[2], ids[5]}},
+		{false, false, 0, []int64{ids[2], ids[5]}, true},
+		{true, false, 0, []int64{ids[1], ids[2], ids[5]}, true},
+		{false, true, 0, []int64{ids[0], ids[2], ids[5]}, true}, // another one
+		{true, true, 0, []int64{ids[0], ids[2], ids[5]}, true},  // the first in order, and so no witness
+		{true, true, ids[0], []int64{ids[1], ids[2], ids[5]}, false},
+		{true, false, ids[0], []int64{ids[1], ids[2], ids[5]}, false},
+		{false, true, ids[0], []int64{ids[2], ids[5]}, false},
 	} {
-		c := ask(test.deaths, test.after)
+		c := ask(test.witnesses, test.suspects, test.after)
 		wantClaims(t, c, test.want...)
 		wantIDs(t, "locks", jobLocks(t, pool), test.want...)
+		if c.Suspect != test.waits {
+			t.Errorf("%+v: a suspect waits: got %v", test, c.Suspect)
+		}
 		for _, job := range c.Jobs {
 			if want := job.ID == ids[0]; job.Suspect() != want {
 				t.Errorf("job %d with %d deaths: suspect %v, want %v", job.ID, job.Deaths, job.Suspect(), want)
@@ -304,15 +309,15 @@ func TestSuspectsAreClaimedOneAtATimeFromTheHeadAndBesideNoWitness(t *testing.T)
 		release(t, session, c)
 	}
 	// Another process takes the witness when the first suspect is in hand, and then no suspect.
-	mine := ask(store.AnyDeaths, 0)
+	mine := ask(true, true, 0)
 	other := openSession(t, jobs)
-	theirs, err := other.Claim(t.Context(), store.ClaimRequest{Queue: apples, Want: 10, Deaths: store.AnyDeaths})
+	theirs, err := other.Claim(t.Context(), store.ClaimRequest{Queue: apples, Want: 10, Witnesses: true, Suspects: true})
 	check(t, err)
 	wantClaims(t, theirs, ids[1])
 	release(t, other, theirs)
 	// Where there is none, it takes the next suspect.
 	settle(t, jobs, []store.Run{theirs.Jobs[0].Run()})
-	theirs, err = other.Claim(t.Context(), store.ClaimRequest{Queue: apples, Want: 10, Deaths: store.AnyDeaths})
+	theirs, err = other.Claim(t.Context(), store.ClaimRequest{Queue: apples, Want: 10, Witnesses: true, Suspects: true})
 	check(t, err)
 	wantClaims(t, theirs, ids[3])
 	// And one is no suspect any more when a run of it has come to an end.
@@ -345,7 +350,7 @@ func TestAWitnessIsNotClaimedBeforeTheNextDeathIsCounted(t *testing.T) {
 			victim, heir := openSession(t, jobs), openSession(t, jobs)
 			wantClaims(t, claim(t, victim, apples, 1), id)
 			kill(t, pool, victim)
-			early, err := heir.Claim(t.Context(), store.ClaimRequest{Queue: apples, Want: 1, Deaths: store.AnyDeaths, After: test.after})
+			early, err := heir.Claim(t.Context(), store.ClaimRequest{Queue: apples, Want: 1, Witnesses: true, Suspects: true, After: test.after})
 			check(t, err)
 			if test.want {
 				wantClaims(t, early, id)
@@ -601,7 +606,11 @@ func TestNoJobIsEverHeldTwiceOrLost(t *testing.T) {
 					r.Ended = append(r.Ended, batch)
 				}
 			}
-			r.Release = drop
+			if rapid.Bool().Draw(rt, "as over") {
+				r.Over = drop
+			} else {
+				r.Release = drop
+			}
 			claimed(i, r)
 		}
 		some := func(of []int64) []int64 {
@@ -613,9 +622,10 @@ func TestNoJobIsEverHeldTwiceOrLost(t *testing.T) {
 		}
 		request := func(i int) store.ClaimRequest {
 			r := store.ClaimRequest{
-				Want:   rapid.SampledFrom([]int{0, 1, 3, 100}).Draw(rt, "want"),
-				Deaths: rapid.SampledFrom([]int{0, 1, store.AnyDeaths}).Draw(rt, "deaths"),
-				Bytes:  rapid.SampledFrom([]int64{0, 1, 200}).Draw(rt, "bytes"),
+				Want:      rapid.SampledFrom([]int{0, 1, 3, 100}).Draw(rt, "want"),
+				Witnesses: rapid.Bool().Draw(rt, "witnesses"),
+				Suspects:  rapid.Bool().Draw(rt, "suspects"),
+				Bytes:     rapid.SampledFrom([]int64{0, 1, 200}).Draw(rt, "bytes"),
 			}
 			if rapid.Bool().Draw(rt, "from its position") {
 				r.After = position[i]
@@ -725,7 +735,7 @@ func TestNoJobIsEverHeldTwiceOrLost(t *testing.T) {
 			m.due[id] = true
 		}
 		for remaining := len(m.attempts); remaining > 0; remaining = len(m.attempts) {
-			c := claimed(0, store.ClaimRequest{Want: 1000, Deaths: store.AnyDeaths})
+			c := claimed(0, store.ClaimRequest{Want: 1000, Witnesses: true, Suspects: true})
 			if len(c.Jobs) == 0 {
 				rt.Fatalf("%d jobs are left that no claim finds", remaining)
 			}

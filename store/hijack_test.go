@@ -218,7 +218,7 @@ func TestFunctionsAreNotFooledByTemporaryTablesAndTypes(t *testing.T) {
 	jobs := store.New(conn, store.Options{Schema: "public", Table: "queue"})
 	exec(t, conn, `select pq_dispatch.put('apples', '1'), pq_dispatch.put('apples', '2', schedule_at => now()), pq_dispatch.put('apples', '3')`)
 	exec(t, conn, `select pq_dispatch.light(7)`)
-	if n := one[int](t, conn, `select count(place)::pg_catalog.int4 from pq_dispatch.claim('apples', 1, '{}', 7, 1, 0, 1000)`); n != 1 {
+	if n := one[int](t, conn, `select count(place)::pg_catalog.int4 from pq_dispatch.claim('apples', 1, '{}', 7, 1, false, false, 1000)`); n != 1 {
 		t.Errorf("got %d jobs claimed, want 1", n)
 	}
 	exec(t, conn, `select pq_dispatch.sweep('{apples}', 8), pq_dispatch.running(), pq_dispatch.overview(10), pq_dispatch.list(10, 10), pq_dispatch.dispatchers(), pq_dispatch.next_due('apples')`)

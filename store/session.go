@@ -134,20 +134,21 @@ type ClaimRequest struct {
 	Want    int     // how many jobs at most; 0: none
 	Held    []int64 // what the session has claimed already, of what this claim may come upon
 	Bytes   int64   // of data, as the table holds it: at most, or one job; 0: 32 MiB
-	Deaths  int     // no job in whose runs more processes have died: see [AnyDeaths]
 	After   int64   // only ready jobs without expected_at and with a higher id; 0: all, from the head
 	Upto    int64   // and none with a higher id than this, and none that is urgent; 0: no bound
-}
 
-// AnyDeaths is what a session gives as Deaths that has claimed no job in whose run a process has died. It is given
-// several with one death, or one suspect if After is 0. With one of the former it gives 1, with a suspect 0: what runs
-// beside a suspect must not be what ran beside it when a process died.
-const AnyDeaths = math.MaxInt16
+	// What runs beside a suspect must not be what ran beside it when a process died. So a session that has claimed a
+	// suspect asks for neither of these, and one that has claimed a witness not for suspects. If both are asked for,
+	// it is given witnesses or one suspect, whichever come first.
+	Witnesses bool // jobs in whose runs one process has died
+	Suspects  bool // one job in whose runs several have; only if After is 0
+}
 
 // Claims is the answer.
 type Claims struct {
 	Jobs    []*Job        // the first in the order of the queue, among themselves in none
 	More    bool          // Bytes was reached, so that there may be more
+	Suspect bool          // one could have been claimed, had it been asked for
 	Gone    []int64       // locked, but finished or changed by then: to be released
 	Parking Parking       // if Park was asked for
 	Batch   int64         // of all of them, in the ledger
@@ -210,8 +211,8 @@ func (x *Session) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
 		claims.Batch = x.batches
 		batch.Queue(`
 			select `+jobColumns+`, deaths, place
-			from `+x.store.function("claim")+`($1, $2, $3::int8multirange, $4, $5, $6, $7, nullif($8::bigint, 0), nullif($9::bigint, 0))`,
-			r.Queue.name, r.Want, multirange(r.Held), x.id, claims.Batch, r.Deaths, cmp.Or(r.Bytes, defaultBytes), r.After, r.Upto,
+			from `+x.store.function("claim")+`($1, $2, $3::int8multirange, $4, $5, $6, $7, $8, nullif($9::bigint, 0), nullif($10::bigint, 0))`,
+			r.Queue.name, r.Want, multirange(r.Held), x.id, claims.Batch, r.Witnesses, r.Suspects, cmp.Or(r.Bytes, defaultBytes), r.After, r.Upto,
 		).Query(func(rows pgx.Rows) error { return claims.read(rows, r.Queue, x) })
 		batch.Queue(`select clock_timestamp()`).QueryRow(func(row pgx.Row) error {
 			err := row.Scan(&claims.Now)
@@ -271,9 +272,12 @@ func (c *Claims) read(rows pgx.Rows, q *Queue, by *Session) error {
 			return err
 		}
 		if !place.Valid {
-			if line.attempt.Valid {
+			switch {
+			case line.attempt.Valid:
 				c.More = true
-			} else {
+			case deaths.Valid:
+				c.Suspect = true
+			default:
 				c.Gone = append(c.Gone, line.id)
 			}
 			continue

@@ -24,7 +24,7 @@ func openSession(t testing.TB, jobs *store.Store) *store.Session {
 
 func claim(t testing.TB, session *store.Session, q *store.Queue, want int, held ...int64) store.Claims {
 	t.Helper()
-	claims, err := session.Claim(t.Context(), store.ClaimRequest{Queue: q, Want: want, Held: held, Deaths: store.AnyDeaths})
+	claims, err := session.Claim(t.Context(), store.ClaimRequest{Queue: q, Want: want, Held: held, Witnesses: true, Suspects: true})
 	check(t, err)
 	return claims
 }

@@ -45,9 +45,9 @@ var All = []Mutant{
 		Edits: []Edit{
 			{"dispatcher/wake.go", `if at := time.Since(l.epoch) + delay; at < q.armed {`, `if at := time.Since(l.epoch) + delay - 50*time.Millisecond; at < q.armed {`},
 			{"sql/functions.sql", `          where q.q_name = queue and q.dequeued_at is null and q.schedule_at <= statement_timestamp()
-            and (q.deaths = 0 or q.deaths <= witness and not {{.Support}}.unburied(q.id, dispatcher))
+            and (q.deaths = 0 or q.deaths = 1 and witnesses and not {{.Support}}.unburied(q.id, dispatcher))
 `, `          where q.q_name = queue and q.dequeued_at is null and q.schedule_at <= statement_timestamp() + interval '50 ms'
-            and (q.deaths = 0 or q.deaths <= witness and not {{.Support}}.unburied(q.id, dispatcher))
+            and (q.deaths = 0 or q.deaths = 1 and witnesses and not {{.Support}}.unburied(q.id, dispatcher))
 `},
 			{"sql/functions.sql", `        where q.q_name = queue and q.dequeued_at is null and q.schedule_at <= statement_timestamp()
           and not q.id <@ held
@@ -288,8 +288,9 @@ begin
 		About: "counts a death against all that ran beside the job that caused it",
 		Edits: []Edit{{"sql/functions.sql", `e.attempt is not null and q.deaths = max(q.deaths) filter (where e.attempt is not null) over () as blamed,
            q.deaths < 2 or q.attempt = e.attempt and q.deaths < q.attempt as counts`, `e.attempt is not null as blamed, true as counts`},
-			{"dispatcher/claims.go", `request.claim.Deaths = l.deaths(q)`, `request.claim.Deaths = store.AnyDeaths`},
-			{"sql/functions.sql", `        most_deaths := case part.deaths when 0 then most_deaths when 1 then least(most_deaths, 1) else 0 end;
+			{"dispatcher/claims.go", `request.claim.Witnesses, request.claim.Suspects = l.admits(q, request.asked)`, `request.claim.Witnesses, request.claim.Suspects = true, true`},
+			{"sql/functions.sql", `        witnesses := witnesses and part.deaths <= 1;
+        suspects := suspects and part.deaths = 0;
 `, ``},
 		},
 		Scenario: []string{"-fault", "poison-exit", "-injections", "1"},
