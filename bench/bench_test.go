@@ -76,7 +76,9 @@ var small = map[string]struct {
 	},
 	"latency-load": {
 		Scale{Jobs: 500, Duration: 300 * time.Millisecond},
-		`drain_jobs_per_second offered_jobs_per_second put_jobs_per_second p50_ms p99_ms max_ms producer_late_p99_ms`, ``, `p99_ms`,
+		`drain_jobs_per_second offered_jobs_per_second put_jobs_per_second p50_ms p99_ms max_ms producer_late_p99_ms ` +
+			`capacity_jobs_per_second capacity_offered_jobs_per_second capacity_put_jobs_per_second capacity_p50_ms capacity_p99_ms capacity_max_ms capacity_producer_late_p99_ms`,
+		``, `p99_ms capacity_p99_ms`,
 	},
 	"schedule": {
 		Scale{Rate: 200, Duration: time.Second},

@@ -189,22 +189,58 @@ const (
 	loadProcesses = 4
 	loadShare     = 0.6
 	loadBatches   = 100 // a second
+	floodBatch    = 1000
+	floodShare    = 6 // of the duration: so much less is the capacity measured
 )
 
 // latencyLoad offers a share of the drain rate, in batches that arrive whatever happens, and measures from
-// when each batch should have been put.
+// when each batch should have been put. Where puts and dispatchers share the processors that may be more than there is for
+// both, so it offers the same share of what they can do together as well.
 func latencyLoad(ctx context.Context, h *harness) error {
 	h.atMost("p99_ms", 25)
-	rate := float64(h.scale.Rate)
-	if rate == 0 {
-		d, err := h.drain(ctx, loadProcesses)
-		if err != nil {
-			return err
-		}
-		h.figure("drain_jobs_per_second", d.rate)
-		rate = loadShare * d.rate
+	if rate := float64(h.scale.Rate); rate > 0 {
+		return h.openLoop(ctx, "", rate)
 	}
-	h.figure("offered_jobs_per_second", rate)
+	h.atMost("capacity_p99_ms", 25)
+	d, err := h.drain(ctx, loadProcesses)
+	if err != nil {
+		return err
+	}
+	h.figure("drain_jobs_per_second", d.rate)
+	if err := h.openLoop(ctx, "", loadShare*d.rate); err != nil {
+		return err
+	}
+	capacity, err := h.capacity(ctx)
+	if err != nil {
+		return err
+	}
+	h.figure("capacity_jobs_per_second", capacity)
+	return h.openLoop(ctx, "capacity_", loadShare*capacity)
+}
+
+// capacity is how many jobs a second are put and run, where as many are put as can be.
+func (h *harness) capacity(ctx context.Context) (rate float64, err error) {
+	var put int
+	var start, end time.Time
+	all, err := h.offered(ctx, loadProcesses, func(ctx context.Context) (int, error) {
+		start = time.Now()
+		calls, err := load.Flood(putters, h.scale.Duration/floodShare, func(int64) error {
+			_, err := store.PutMany(ctx, h.queue, slices.Values(make([]int, floodBatch)))
+			return err
+		})
+		put = calls * floodBatch
+		return put, err
+	})
+	if err != nil {
+		return 0, err
+	}
+	all.Look(func(members members) { _, end, _ = members.Span() })
+	return float64(put) / end.Sub(start).Seconds(), nil
+}
+
+// openLoop offers a rate and tells how soon its jobs start.
+func (h *harness) openLoop(ctx context.Context, prefix string, rate float64) error {
+	h.figure(prefix+"offered_jobs_per_second", rate)
 	late, elapsed, put := newHistogram(), time.Duration(0), 0
 	dispatchers, err := h.offered(ctx, loadProcesses, func(ctx context.Context) (_ int, err error) {
 		start := time.Now()
@@ -216,11 +252,11 @@ func latencyLoad(ctx context.Context, h *harness) error {
 		return err
 	}
 	delays, _, _ := dispatchers.delays()
-	h.figure("put_jobs_per_second", float64(put)/elapsed.Seconds())
-	h.figure("p50_ms", delays.percentile(50))
-	h.figure("p99_ms", delays.percentile(99))
-	h.figure("max_ms", delays.percentile(100))
-	h.figure("producer_late_p99_ms", late.percentile(99))
+	h.figure(prefix+"put_jobs_per_second", float64(put)/elapsed.Seconds())
+	h.figure(prefix+"p50_ms", delays.percentile(50))
+	h.figure(prefix+"p99_ms", delays.percentile(99))
+	h.figure(prefix+"max_ms", delays.percentile(100))
+	h.figure(prefix+"producer_late_p99_ms", late.percentile(99))
 	return nil
 }
 

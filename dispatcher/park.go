@@ -15,8 +15,12 @@ import (
 )
 
 const (
-	linger     = time.Millisecond // between looks at a queue that is busy
-	quietLooks = 2                // in vain, before it is parked
+	// Between looks at a queue that is busy: as long as the last one took, so that a busy server is not asked by all that wait
+	// for it again and again, but within these.
+	linger        = time.Millisecond
+	longestLinger = 10 * time.Millisecond
+
+	quietLooks = 2 // in vain, before it is parked
 
 	// A queue that is woken so often in a row, each time soon after the last, is not worth parking.
 	busyWakes = 8
@@ -89,7 +93,7 @@ func (l *loop) repose(q *queue, parking store.Parking, found int, looked looked,
 	default:
 		q.wakes = 0
 		l.unpark(q.bucket)
-		l.expect(q, linger)
+		l.expect(q, max(linger, min(q.place.cost, longestLinger)))
 	}
 }
 

@@ -1,6 +1,7 @@
 package dispatcher
 
 import (
+	"cmp"
 	"math"
 	"time"
 )
@@ -11,25 +12,23 @@ import (
 // goes into that, and no queue falls asleep without it.
 //
 // When the head has become long, as it does while some transaction keeps vacuum from its work, one look from
-// there takes longer than a job should wait. Then what stands before the position is looked at in pieces: again
-// and again the last of it, where most of what is committed late will be, and between these one after the other of
-// the rest.
+// there takes longer than a job should wait. Then what stands before the position is looked at in pieces, on several walks:
+// the first goes over what the position has passed in the last moment, where most of what is committed late will be, and
+// each further one over what it has passed before that, eight times as long ago. As the parts are longer, their rounds are rarer:
+// what is committed late by some time is found after about that time again.
 type position struct {
 	after    int64         // 0: the next claim is from the head
 	returned int64         // the least id that was handed back since the last claim was asked for; 0: none
 	look     look          // of the claim that was asked for last
+	walker   int           // of the walks, if it was behind
 	head     time.Time     // when the last answer to a claim from the head came
 	headCost time.Duration // how long a look from there takes
-	looked   time.Time     // when the latest answer came
+	looked   time.Time     // when the latest answer came that was not behind
 	cost     time.Duration // how long that took
 
 	// Of a long head:
-	near, far   piece
-	trail, mark int64 // where the position was, one or two trailTimes ago, and one at most
-	marked      time.Time
-	width       int64         // of a piece, in ids
-	back        int64         // where the next far piece begins; 0: at the beginning of a round
-	round       time.Duration // cost of its far pieces so far
+	walks [walkers]walk
+	width int64 // of a piece, in ids
 }
 
 // look is where a claim looks.
@@ -38,34 +37,29 @@ type look int
 const (
 	fromHead look = iota
 	ahead         // from the position
-	justBehind
-	farBehind
+	behind        // on a walk
 )
 
-// piece is the latest look at a part of a long head.
-type piece struct {
-	at   time.Time
-	cost time.Duration
-	vain int // looks of its kind without a job, in a row
+// walk goes over a part of a long head, round after round, piece by piece. The part ends where the one of the walk before
+// begins, or at the position.
+type walk struct {
+	at          time.Time     // of the latest piece
+	cost        time.Duration // of that
+	vain        int           // pieces without a job, in a row
+	trail, mark int64         // where the position was one or two ages of the walk ago, where its part begins, and one at most
+	marked      time.Time
+	from, to    int64         // what is left of the round; nothing: the next one begins
+	round, took time.Duration // cost of the round so far, and of the one before; 0: there was none
 }
 
-// due tells whether the next one is: the rarer, the longer there has been nothing, but not much.
-func (p piece) due(now time.Time) bool {
-	return now.Sub(p.at) > headShare<<min(p.vain, mostVain)*p.cost
-}
-
-// followed is the piece after it, with the answer to its claim.
-func (p piece) followed(a answer) piece {
-	next := piece{at: a.at, cost: a.at.Sub(a.asked)}
-	if len(a.claims.Jobs) == 0 {
-		next.vain = p.vain + 1
-	}
-	return next
+// due tells whether the next piece is: the rarer, the longer there has been nothing, but not much.
+func (w *walk) due(now time.Time) bool {
+	return now.Sub(w.at) > headShare<<min(w.vain, mostVain)*w.cost
 }
 
 const (
-	headShare  = 10                    // claims from the head wait that many times their own cost
-	mostVain   = 2                     // and pieces of a long one, found empty, up to four times as long
+	headShare  = 10                    // claims from the head, and pieces of it, wait that many times their own cost
+	mostVain   = 2                     // and pieces, found empty, up to four times as long
 	urgentLook = 20 * time.Millisecond // between looks of a queue whose buffer is full
 	longHead   = 5 * time.Millisecond  // a look from there that takes longer is broken up
 
@@ -77,9 +71,14 @@ const (
 	pieceTime  = 4 * time.Millisecond // for a piece
 	firstWidth = 1 << 14
 	leastWidth = 1 << 10
-	trailTime  = time.Second // most puts commit within
 	begin      = math.MinInt64
+
+	walkers  = 4
+	firstAge = 25 * time.Millisecond // of the first walk; the last has none, and goes over all the rest
 )
+
+// age is how long ago the position has passed what a walk begins at, or twice as long.
+func age(walker int) time.Duration { return firstAge << (3 * walker) }
 
 func (p *position) long() bool { return p.headCost > longHead }
 
@@ -93,46 +92,57 @@ func (p *position) next(now time.Time, whole bool) (after, upto int64) {
 		}
 		p.returned = 0
 	}
-	p.look = p.choose(now, whole)
+	p.look, p.walker = p.choose(now, whole)
 	switch p.look {
 	case fromHead:
 		return 0, 0
-	case justBehind:
-		return p.justBehind(), p.after
-	case farBehind:
-		return p.back, p.farUpto()
+	case behind:
+		w := &p.walks[p.walker]
+		if w.from >= w.to {
+			w.from, w.to = p.part(p.walker)
+		}
+		if p.width == 0 {
+			p.width = firstWidth
+		}
+		return w.from, min(w.to, max(w.from, 0)+p.width)
 	}
 	return p.after, 0
 }
 
-func (p *position) choose(now time.Time, whole bool) look {
+func (p *position) choose(now time.Time, whole bool) (where look, walker int) {
 	switch since := now.Sub(p.head); {
 	case whole || p.after == 0:
-		return fromHead
+		return fromHead, 0
 	case !p.long():
 		if since > headShare*p.headCost {
-			return fromHead
+			return fromHead, 0
 		}
+		return ahead, 0
 	case since > max(wholeLook, wholeShare*p.headCost):
-		return fromHead
-	case p.near.due(now) && p.justBehind() < p.after && !(p.far.due(now) && p.far.at.Before(p.near.at)):
-		return justBehind
-	case p.far.due(now):
-		if p.width == 0 {
-			p.width = firstWidth
-		}
-		if p.back == 0 {
-			p.back = begin
-		}
-		return farBehind
+		return fromHead, 0
 	}
-	return ahead
+	where = ahead
+	for i := range p.walks {
+		w := &p.walks[i]
+		if from, to := p.part(i); w.due(now) && (w.from < w.to || from < to) && (where == ahead || w.at.Before(p.walks[walker].at)) {
+			where, walker = behind, i
+		}
+	}
+	return where, walker
 }
 
-// justBehind is where the last part of what stands before the position begins.
-func (p *position) justBehind() int64 { return max(p.trail, p.after-max(p.width, leastWidth)) }
-
-func (p *position) farUpto() int64 { return min(p.after, max(p.back, 0)+p.width) }
+// part is what a walk goes over; nothing if from is to. Where the position has not been anywhere that long ago, that is all.
+// (To a claim, 0 is no id: it stands for the head, and for no bound.)
+func (p *position) part(walker int) (from, to int64) {
+	from, to = begin, p.after
+	if walker < walkers-1 {
+		from = cmp.Or(p.walks[walker].trail, begin)
+	}
+	if walker > 0 {
+		to = min(to, cmp.Or(p.walks[walker-1].trail, begin))
+	}
+	return min(from, to), to
+}
 
 // stale tells whether it is time to look for urgent jobs, though there is no room for more.
 func (p *position) stale(now time.Time) bool {
@@ -159,43 +169,65 @@ func (p *position) advance(a answer, full bool) {
 			last = max(last, job.ID)
 		}
 	}
+	if p.look == behind {
+		p.walked(a, last, full)
+		return
+	}
 	p.looked, p.cost = a.at, a.at.Sub(a.asked)
-	switch p.look {
-	case justBehind:
-		if p.near = p.near.followed(a); full {
-			p.near.cost = 0 // look there again at once
-		}
-		return
-	case farBehind:
-		p.far = p.far.followed(a)
-		p.round += p.cost
-		if p.back = a.claim.Upto; full {
-			p.back, p.far.cost = last, 0
-		} else {
-			p.adapt(a.claim.Upto - max(a.claim.After, 0))
-		}
-		if p.back >= p.after { // all of it has been seen
-			p.headCost, p.round, p.back = p.round, 0, 0
-		}
-		return
-	case fromHead:
+	if p.look == fromHead {
 		p.head, p.headCost = a.at, p.cost
-		p.back, p.round = 0, 0
+		for i := range p.walks {
+			w := &p.walks[i]
+			w.from, w.to, w.round, w.took = 0, 0, 0, 0
+		}
 	}
 	if full || p.long() {
 		p.after = max(p.after, last)
 	} else {
 		p.after = 0 // the next one has to be from the head
 	}
-	if a.at.Sub(p.marked) > trailTime {
-		p.trail, p.mark, p.marked = p.mark, p.after, a.at
+	for i := range p.walks {
+		if w := &p.walks[i]; a.at.Sub(w.marked) > age(i) {
+			w.trail, w.mark, w.marked = w.mark, p.after, a.at
+		}
 	}
+}
+
+// walked notes what a piece has found. When all parts of the head have been gone over, what that took is what it costs.
+func (p *position) walked(a answer, last int64, full bool) {
+	w := &p.walks[p.walker]
+	w.at, w.cost = a.at, a.at.Sub(a.asked)
+	w.round += w.cost
+	if w.vain++; len(a.claims.Jobs) > 0 {
+		w.vain = 0
+	}
+	if full {
+		w.from, w.cost = last, 0 // look there again at once
+		return
+	}
+	w.from = a.claim.Upto
+	p.adapt(a.claim.Upto-max(a.claim.After, 0), a.at.Sub(a.asked))
+	if w.from < w.to {
+		return
+	}
+	w.took, w.round = w.round, 0
+	if p.walker < walkers-1 {
+		return
+	}
+	var all time.Duration
+	for i := range p.walks {
+		if from, to := p.part(i); from < to && p.walks[i].took == 0 {
+			return
+		}
+		all += p.walks[i].took
+	}
+	p.headCost = all
 }
 
 // adapt chooses the width of the next pieces by what one took that has looked at so many ids. The last piece of a
 // round is cut short, and says nothing in favour of wider ones.
-func (p *position) adapt(walked int64) {
-	fitting := int64(float64(walked) * float64(pieceTime) / float64(max(p.cost, time.Microsecond)))
+func (p *position) adapt(walked int64, took time.Duration) {
+	fitting := int64(float64(walked) * float64(pieceTime) / float64(max(took, time.Microsecond)))
 	if walked == p.width || fitting < p.width {
 		p.width = max(min(fitting, 2*p.width), leastWidth)
 	}

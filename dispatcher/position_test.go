@@ -31,7 +31,10 @@ func TestAClaimBeginsNoLaterThanAtWhatWasHandedBack(t *testing.T) {
 			var p position
 			p.advance(answered(0, test.head, 1, 2, 3, 100), true)
 			later := time.Now().Add(time.Hour) // no look before the position is due
-			p.head, p.near.at, p.far.at = later, later, later
+			p.head = later
+			for i := range p.walks {
+				p.walks[i].at = later
+			}
 			if after, _ := p.next(time.Now(), false); after != 100 {
 				t.Fatalf("got a claim after %d, want 100: where the last one ended", after)
 			}
@@ -42,7 +45,10 @@ func TestAClaimBeginsNoLaterThanAtWhatWasHandedBack(t *testing.T) {
 				t.Errorf("got a claim after %d up to %d, want all after %d, before the first that was handed back", after, upto, test.want)
 			}
 			p.advance(answered(test.want, time.Millisecond, 40, 41), true)
-			p.head, p.near.at, p.far.at = later, later, later
+			p.head = later
+			for i := range p.walks {
+				p.walks[i].at = later
+			}
 			if after, _ := p.next(time.Now(), false); after != test.next {
 				t.Errorf("got a claim after %d, want %d: a rewind is for once", after, test.next)
 			}
@@ -67,8 +73,13 @@ func TestWhatIsHandedBackBesideAClaimIsNotPassedByItsAnswer(t *testing.T) {
 func TestPiecesOfALongHeadCoverItAll(t *testing.T) {
 	const most = 1_000_000
 	now := time.Now()
-	p := position{after: most, head: now, headCost: 2 * longHead, marked: now.Add(time.Hour)}
-	seen, rounds := int64(0), 0
+	p := position{after: most, head: now, headCost: 2 * longHead}
+	for i, trail := range []int64{990_000, 900_000, 500_000, 0} {
+		p.walks[i].trail, p.walks[i].marked = trail, now.Add(time.Hour)
+	}
+	parts := [walkers][2]int64{{990_000, most}, {900_000, 990_000}, {500_000, 900_000}, {0, 500_000}}
+	var seen [walkers]int64 // up to where
+	rounds := 0
 	for looks := 0; rounds < 3; looks++ {
 		if looks > 10_000 {
 			t.Fatalf("no round has ended after %d looks: %+v", looks, p)
@@ -82,18 +93,21 @@ func TestPiecesOfALongHeadCoverItAll(t *testing.T) {
 		var a answer
 		a.claim.After, a.claim.Upto = after, upto
 		a.asked, a.at = now, now.Add(time.Millisecond)
-		if p.look == farBehind {
-			from := max(after, 0)
-			if from != seen || upto <= from {
-				t.Fatalf("got a piece from %d to %d, want one from %d", from, upto, seen)
+		if p.look == behind {
+			from, want := max(after, 0), max(seen[p.walker], parts[p.walker][0])
+			if from != want || upto <= from || upto > parts[p.walker][1] {
+				t.Fatalf("walk %d: got a piece from %d to %d, want one from %d within %v", p.walker, from, upto, want, parts[p.walker])
 			}
 			// A microsecond for each id.
-			seen, a.at = upto, now.Add(time.Duration(upto-from)*time.Microsecond)
+			a.at = now.Add(time.Duration(upto-from) * time.Microsecond)
+			if seen[p.walker] = upto; upto == parts[p.walker][1] {
+				seen[p.walker] = 0
+			}
 		}
 		p.advance(a, false)
-		if seen == most {
-			seen, rounds = 0, rounds+1
-			if p.headCost < time.Second || p.headCost > 3*time.Second {
+		if p.look == behind && p.walker == walkers-1 && seen[p.walker] == 0 {
+			rounds++
+			if p.headCost < 900*time.Millisecond || p.headCost > 1100*time.Millisecond {
 				t.Errorf("the round says that the head costs %v, want about 1s", p.headCost)
 			}
 		}
@@ -103,8 +117,47 @@ func TestPiecesOfALongHeadCoverItAll(t *testing.T) {
 	}
 }
 
-// What is committed a little late stands just behind the position, and is looked for there much more often than a
-// round takes: the more so while there is something.
+// Whatever comes behind the position is looked for soon after, if it came soon after the position: about as long as that again.
+// Here a millisecond is a thousand ids, and to look at a hundred takes a microsecond.
+func TestWhatIsCommittedLateIsFoundAboutAsLateAgain(t *testing.T) {
+	for _, late := range []time.Duration{time.Millisecond, 10 * time.Millisecond, 100 * time.Millisecond, time.Second, 10 * time.Second} {
+		now := time.Now()
+		start := now
+		p := position{after: 1}
+		var committed time.Time // of the job at missing
+		missing, found, looks := int64(0), time.Duration(0), 0
+		for found == 0 {
+			p.head, p.headCost = now, 20*longHead // no look at all of it
+			after, upto := p.next(now, false)
+			a := answer{at: now.Add(time.Millisecond)}
+			a.asked, a.claim.After, a.claim.Upto = now, after, upto
+			if p.look == behind {
+				a.at = now.Add(100*time.Microsecond + time.Duration(upto-max(after, 0))*10*time.Nanosecond)
+				looks++
+				if missing > after && missing <= upto && !committed.IsZero() && !now.Before(committed) {
+					found = now.Sub(committed)
+				}
+			} else {
+				id := now.Sub(start).Microseconds()
+				a.claims.Jobs = []*store.Job{{ID: id}}
+				if missing == 0 && now.Sub(start) > 20*time.Second {
+					missing, committed = id-1, now.Add(late)
+				}
+			}
+			p.advance(a, p.look == ahead)
+			now = a.at
+			if now.Sub(start) > 5*time.Minute {
+				t.Fatalf("%v late: not found after %d looks", late, looks)
+			}
+		}
+		if most := 50*time.Millisecond + 10*late; found > most {
+			t.Errorf("a job that was committed %v late was found after %v, want at most %v", late, found, most)
+		}
+	}
+}
+
+// What is committed a little late stands just behind the position, and is looked for there all the more often while there is
+// something.
 func TestJustBehindTheHeadIsLookedAtOften(t *testing.T) {
 	late := []*store.Job{{ID: 999_500}}
 	if near := looksJustBehind(t, late); near < 2000/(headShare+2) {
@@ -118,17 +171,20 @@ func TestJustBehindTheHeadIsLookedAtOften(t *testing.T) {
 // looksJustBehind tells how often that is, in 2 seconds with looks of a millisecond.
 func looksJustBehind(t *testing.T, found []*store.Job) (near int) {
 	now := time.Now()
-	p := position{after: 1_000_000, head: now, headCost: time.Second, trail: 999_000, width: 4000, marked: now.Add(time.Hour)}
-	p.far.at = now.Add(time.Hour) // no look there, which might tell that the head is not long any more
+	p := position{after: 1_000_000, head: now, headCost: time.Second, width: 4000}
+	for i := range p.walks {
+		p.walks[i].at, p.walks[i].marked = now.Add(time.Hour), now.Add(time.Hour)
+	}
+	p.walks[0].at, p.walks[0].trail = time.Time{}, 999_000
 	for range 1000 {
 		now = now.Add(time.Millisecond)
 		after, upto := p.next(now, false)
 		var a answer
 		a.claim.After, a.claim.Upto = after, upto
 		a.asked, a.at = now, now.Add(time.Millisecond)
-		if now = a.at; p.look == justBehind {
+		if now = a.at; p.look == behind {
 			if near++; after != 999_000 || upto != p.after {
-				t.Fatalf("got a look from %d to %d, want the ids since a second ago", after, upto)
+				t.Fatalf("got a look from %d to %d, want the ids of just before", after, upto)
 			}
 			a.claims.Jobs = found
 		}
