@@ -106,9 +106,9 @@ var All = []Mutant{
 		Name:  "one-reading",
 		About: "does not read a job again after it has locked it",
 		Edits: []Edit{
-			{"sql/functions.sql", `  fit       integer;
+			{"sql/functions.sql", `  waits     smallint; -- a suspect, after so many deaths
 begin
-`, `  fit       integer;
+`, `  waits     smallint;
   kept      {{.Table}}[] := '{}';
   kept_at   tid[] := '{}';
 begin
