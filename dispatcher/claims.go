@@ -5,6 +5,7 @@ package dispatcher
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -34,7 +35,7 @@ func (l *loop) ask() {
 		request.claim.Bytes = max(1, waitingBytes-l.slots.bytes())
 		request.claim.Want = want
 		if l.locks-len(l.release)+want > l.session.budget { // the claim needs the room
-			request.claim.Release, request.claim.Over = append(l.release, l.over...), nil
+			request.claim.Release, request.claim.Over = slices.Concat(l.release, l.over), nil
 		}
 		request.asked = time.Now()
 		request.claim.Park = q.parks(request.asked)

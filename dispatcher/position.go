@@ -120,6 +120,8 @@ func (p *position) choose(now time.Time, whole bool) (where look, walker int) {
 		return ahead, 0
 	case since > max(wholeLook, wholeShare*p.headCost):
 		return fromHead, 0
+	case p.look == behind && p.stale(now): // pieces tell nothing of what is urgent
+		return ahead, 0
 	}
 	where = ahead
 	for i := range p.walks {
@@ -144,7 +146,7 @@ func (p *position) part(walker int) (from, to int64) {
 	return min(from, to), to
 }
 
-// stale tells whether it is time to look for urgent jobs, though there is no room for more.
+// stale tells whether it is time to look for urgent jobs, though there is no room for more, or more to be found behind.
 func (p *position) stale(now time.Time) bool {
 	return now.Sub(p.looked) > max(urgentLook, headShare*p.cost)
 }
@@ -214,12 +216,14 @@ func (p *position) walked(a answer, last int64, full bool) {
 	if p.walker < walkers-1 {
 		return
 	}
-	var all time.Duration
+	all := p.cost // what any claim takes; one look has it once
 	for i := range p.walks {
-		if from, to := p.part(i); from < to && p.walks[i].took == 0 {
-			return
+		if from, to := p.part(i); from < to {
+			if p.walks[i].took == 0 {
+				return
+			}
+			all += max(0, p.walks[i].took-p.cost)
 		}
-		all += p.walks[i].took
 	}
 	p.headCost = all
 }
