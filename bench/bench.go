@@ -70,7 +70,7 @@ func Benches() []Bench {
 			Name: "latency", Summary: "How soon a job starts that is put into an idle queue",
 			Full: Scale{Duration: 20 * time.Second, Rate: 100, Rounds: 3}, Quick: Scale{Duration: 3 * time.Second, Rounds: 1}, run: rounds(latency),
 		}, {
-			Name: "latency-load", Flag: "load", Summary: "How soon a job starts when 4 processes are at 60 % of what they can drain",
+			Name: "latency-load", Flag: "load", Summary: "How soon a job starts at 60 % of what 4 processes can drain, and of what they can while as much is put",
 			Full: Scale{Jobs: 200_000, Duration: 30 * time.Second, Rounds: 1}, Quick: Scale{Jobs: 50_000, Duration: 5 * time.Second}, run: rounds(latencyLoad),
 		}, {
 			Name: "schedule", Summary: "How punctual scheduled jobs start",

@@ -220,12 +220,18 @@ func latencyLoad(ctx context.Context, h *harness) error {
 
 // capacity is how many jobs a second are put and run, where as many are put as can be.
 func (h *harness) capacity(ctx context.Context) (rate float64, err error) {
+	pool, err := h.connect(ctx, putters, "")
+	if err != nil {
+		return 0, err
+	}
+	defer pool.Close()
+	queue := h.queue.With(pool)
 	var put int
 	var start, end time.Time
 	all, err := h.offered(ctx, loadProcesses, func(ctx context.Context) (int, error) {
 		start = time.Now()
 		calls, err := load.Flood(putters, h.scale.Duration/floodShare, func(int64) error {
-			_, err := store.PutMany(ctx, h.queue, slices.Values(make([]int, floodBatch)))
+			_, err := store.PutMany(ctx, queue, slices.Values(make([]int, floodBatch)))
 			return err
 		})
 		put = calls * floodBatch

@@ -79,7 +79,7 @@ func (l *loop) adopt(next *Dispatcher) {
 	l.sweeps.Reset(d.options.Sweep)
 	for name, q := range d.queues {
 		if next.queues[name] == nil {
-			q.leaving = true
+			q.leaving, q.suspect = true, time.Time{}
 			l.handBack(q, 0)
 			if q.bucket != nil && q.asleep {
 				q.asleep = false

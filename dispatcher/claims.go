@@ -39,9 +39,12 @@ func (l *loop) ask() {
 		}
 		request.asked = time.Now()
 		request.claim.Park = q.parks(request.asked)
-		request.claim.After, request.claim.Upto = q.place.next(request.asked, request.claim.Park)
-		request.claim.Held = q.hand.after(request.claim.After)
 		request.claim.Witnesses, request.claim.Suspects = l.admits(q, request.asked)
+		turn := request.claim.Suspects && !q.suspect.IsZero() // of one that only a look from the head finds
+		request.claim.After, request.claim.Upto = q.place.next(request.asked, request.claim.Park || turn)
+		request.claim.Held = q.hand.after(request.claim.After)
+	} else { // nothing waits for the unlocks
+		request.claim.Release, request.claim.Over = slices.Concat(l.release, l.over), nil
 	}
 	if request.queue == nil && len(l.release)+len(l.over)+len(l.ended)+len(l.unparked) == 0 {
 		return

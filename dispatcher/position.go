@@ -8,14 +8,15 @@ import (
 
 // position is how far the claims of a queue have come. From the head they step over all that is in hand
 // and over what is done but not vacuumed, so a busy queue is claimed from where the last claim ended. What
-// stands before that, committed late or handed back by others, is found from the head: at most headShare of the time
+// stands before that, committed late or handed back by others, is found from the head: at most a tenth of the time
 // goes into that, and no queue falls asleep without it.
 //
 // When the head has become long, as it does while some transaction keeps vacuum from its work, one look from
 // there takes longer than a job should wait. Then what stands before the position is looked at in pieces, on several walks:
 // the first goes over what the position has passed in the last moment, where most of what is committed late will be, and
 // each further one over what it has passed before that, eight times as long ago. As the parts are longer, their rounds are rarer:
-// what is committed late by some time is found after about that time again.
+// what is committed late by some time is found after about that time again. Each walk takes a tenth of the time at most, and
+// a fortieth when it finds nothing.
 type position struct {
 	after    int64         // 0: the next claim is from the head
 	returned int64         // the least id that was handed back since the last claim was asked for; 0: none
@@ -27,8 +28,9 @@ type position struct {
 	cost     time.Duration // how long that took
 
 	// Of a long head:
-	walks [walkers]walk
-	width int64 // of a piece, in ids
+	walks            [walkers]walk
+	width            int64 // of a piece, in ids
+	narrow, narrower int64 // the least that was fitting in this round of the last walk, and in the one before; 0: none was
 }
 
 // look is where a claim looks.
@@ -49,7 +51,7 @@ type walk struct {
 	trail, mark int64         // where the position was one or two ages of the walk ago, where its part begins, and one at most
 	marked      time.Time
 	from, to    int64         // what is left of the round; nothing: the next one begins
-	round, took time.Duration // cost of the round so far, and of the one before; 0: there was none
+	round, took time.Duration // cost of the round so far, and of the one before, but for the exchanges; 0: there was none
 }
 
 // due tells whether the next piece is: the rarer, the longer there has been nothing, but not much.
@@ -69,6 +71,8 @@ const (
 	wholeShare = 200
 
 	pieceTime  = 4 * time.Millisecond // for a piece
+	exchange   = time.Millisecond     // of which so much at most is the exchange itself, whatever there is to be looked at
+	widest     = 16                   // times the narrowest piece lately: where ids are empty, what follows may not be
 	firstWidth = 1 << 14
 	leastWidth = 1 << 10
 	begin      = math.MinInt64
@@ -104,7 +108,10 @@ func (p *position) next(now time.Time, whole bool) (after, upto int64) {
 		if p.width == 0 {
 			p.width = firstWidth
 		}
-		return w.from, min(w.to, max(w.from, 0)+p.width)
+		if from := max(w.from, 0); w.to-from > p.width {
+			return w.from, from + p.width
+		}
+		return w.from, w.to
 	}
 	return p.after, 0
 }
@@ -175,13 +182,16 @@ func (p *position) advance(a answer, full bool) {
 		p.walked(a, last, full)
 		return
 	}
-	p.looked, p.cost = a.at, a.at.Sub(a.asked)
+	p.looked = a.at
 	if p.look == fromHead {
-		p.head, p.headCost = a.at, p.cost
+		p.head, p.headCost = a.at, a.at.Sub(a.asked)
 		for i := range p.walks {
 			w := &p.walks[i]
 			w.from, w.to, w.round, w.took = 0, 0, 0, 0
 		}
+	}
+	if p.look == ahead || !p.long() {
+		p.cost = a.at.Sub(a.asked)
 	}
 	if full || p.long() {
 		p.after = max(p.after, last)
@@ -189,8 +199,12 @@ func (p *position) advance(a answer, full bool) {
 		p.after = 0 // the next one has to be from the head
 	}
 	for i := range p.walks {
-		if w := &p.walks[i]; a.at.Sub(w.marked) > age(i) {
+		w := &p.walks[i]
+		if a.at.Sub(w.marked) > age(i) {
 			w.trail, w.mark, w.marked = w.mark, p.after, a.at
+		}
+		if p.look == fromHead && p.long() && w.trail == 0 { // it has just been looked at, and is for the last walk
+			w.trail, w.mark, w.marked = p.after, p.after, a.at
 		}
 	}
 }
@@ -199,7 +213,7 @@ func (p *position) advance(a answer, full bool) {
 func (p *position) walked(a answer, last int64, full bool) {
 	w := &p.walks[p.walker]
 	w.at, w.cost = a.at, a.at.Sub(a.asked)
-	w.round += w.cost
+	w.round += max(1, w.cost-min(p.cost, exchange))
 	if w.vain++; len(a.claims.Jobs) > 0 {
 		w.vain = 0
 	}
@@ -208,7 +222,7 @@ func (p *position) walked(a answer, last int64, full bool) {
 		return
 	}
 	w.from = a.claim.Upto
-	p.adapt(a.claim.Upto-max(a.claim.After, 0), a.at.Sub(a.asked))
+	p.adapt(a.claim.Upto-max(a.claim.After, 0), w.cost)
 	if w.from < w.to {
 		return
 	}
@@ -216,23 +230,27 @@ func (p *position) walked(a answer, last int64, full bool) {
 	if p.walker < walkers-1 {
 		return
 	}
-	all := p.cost // what any claim takes; one look has it once
+	p.narrow, p.narrower = 0, p.narrow
+	all := p.cost
 	for i := range p.walks {
 		if from, to := p.part(i); from < to {
 			if p.walks[i].took == 0 {
 				return
 			}
-			all += max(0, p.walks[i].took-p.cost)
+			all += p.walks[i].took
 		}
 	}
 	p.headCost = all
 }
 
-// adapt chooses the width of the next pieces by what one took that has looked at so many ids. The last piece of a
-// round is cut short, and says nothing in favour of wider ones.
+// adapt chooses the width of the next pieces by what one took that has looked at so many ids. One that was cut short
+// by the end of its round says something only if it took too long.
 func (p *position) adapt(walked int64, took time.Duration) {
-	fitting := int64(float64(walked) * float64(pieceTime) / float64(max(took, time.Microsecond)))
-	if walked == p.width || fitting < p.width {
-		p.width = max(min(fitting, 2*p.width), leastWidth)
+	if walked < p.width && took <= pieceTime {
+		return
 	}
+	fitting := int64(float64(walked) * float64(pieceTime) / float64(max(took, time.Microsecond)))
+	p.narrow = min(cmp.Or(p.narrow, fitting), fitting)
+	most := widest * min(p.narrow, cmp.Or(p.narrower, p.narrow))
+	p.width = max(min(fitting, 2*p.width, most), leastWidth)
 }

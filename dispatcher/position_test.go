@@ -1,6 +1,7 @@
 package dispatcher
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -98,8 +99,8 @@ func TestPiecesOfALongHeadCoverItAll(t *testing.T) {
 			if from != want || upto <= from || upto > parts[p.walker][1] {
 				t.Fatalf("walk %d: got a piece from %d to %d, want one from %d within %v", p.walker, from, upto, want, parts[p.walker])
 			}
-			// A microsecond for each id.
-			a.at = now.Add(time.Duration(upto-from) * time.Microsecond)
+			// A microsecond for each id, beside the exchange.
+			a.at = a.at.Add(time.Duration(upto-from) * time.Microsecond)
 			if seen[p.walker] = upto; upto == parts[p.walker][1] {
 				seen[p.walker] = 0
 			}
@@ -118,40 +119,50 @@ func TestPiecesOfALongHeadCoverItAll(t *testing.T) {
 }
 
 // Whatever comes behind the position is looked for soon after, if it came soon after the position: about as long as that again.
-// Here a millisecond is a thousand ids, and to look at a hundred takes a microsecond.
 func TestWhatIsCommittedLateIsFoundAboutAsLateAgain(t *testing.T) {
-	for _, late := range []time.Duration{time.Millisecond, 10 * time.Millisecond, 100 * time.Millisecond, time.Second, 10 * time.Second} {
-		now := time.Now()
-		start := now
-		p := position{after: 1}
-		var committed time.Time // of the job at missing
-		missing, found, looks := int64(0), time.Duration(0), 0
-		for found == 0 {
-			p.head, p.headCost = now, 20*longHead // no look at all of it
-			after, upto := p.next(now, false)
-			a := answer{at: now.Add(time.Millisecond)}
-			a.asked, a.claim.After, a.claim.Upto = now, after, upto
-			if p.look == behind {
-				a.at = now.Add(100*time.Microsecond + time.Duration(upto-max(after, 0))*10*time.Nanosecond)
-				looks++
-				if missing > after && missing <= upto && !committed.IsZero() && !now.Before(committed) {
-					found = now.Sub(committed)
+	for _, table := range []struct {
+		name     string
+		first    int64         // id; below there is nothing any more
+		perMS    int64         // ids
+		exchange time.Duration // that a look takes at least
+		perID    time.Duration // and for each id
+	}{
+		{"many jobs", 1, 1000, 100 * time.Microsecond, 10 * time.Nanosecond},
+		{"few jobs, of a sequence that has come far", 100_000_000, 2, 300 * time.Microsecond, 200 * time.Nanosecond},
+	} {
+		for _, late := range []time.Duration{time.Millisecond, 10 * time.Millisecond, 100 * time.Millisecond, time.Second, 10 * time.Second} {
+			t.Run(fmt.Sprintf("%s, %v late", table.name, late), func(t *testing.T) {
+				start := time.Now()
+				now := start
+				id := func() int64 { return table.first + 120_000 + int64(now.Sub(start)/time.Millisecond)*table.perMS }
+				p := position{headCost: 20 * longHead, after: id(), look: fromHead}
+				p.advance(answered(0, 20*longHead, id()), true)
+				var committed time.Time // of the job at missing
+				for missing := int64(0); ; {
+					p.head, p.headCost = now, 20*longHead // no look at all of it
+					after, upto := p.next(now, false)
+					a := answer{at: now.Add(table.exchange)}
+					a.asked, a.claim.After, a.claim.Upto = now, after, upto
+					if p.look == behind {
+						a.at = a.at.Add(time.Duration(max(0, upto-max(after, table.first))) * table.perID)
+						if missing > 0 && after < missing && missing <= upto && !now.Before(committed) {
+							if found := now.Sub(committed); found > 50*time.Millisecond+10*late {
+								t.Errorf("found after %v", found)
+							}
+							return
+						}
+					} else {
+						a.claims.Jobs = []*store.Job{{ID: id()}}
+						if missing == 0 && now.Sub(start) > 20*time.Second {
+							missing, committed = id()-1, now.Add(late)
+						}
+					}
+					p.advance(a, p.look == ahead)
+					if now = a.at; now.Sub(start) > 5*time.Minute {
+						t.Fatal("not found")
+					}
 				}
-			} else {
-				id := now.Sub(start).Microseconds()
-				a.claims.Jobs = []*store.Job{{ID: id}}
-				if missing == 0 && now.Sub(start) > 20*time.Second {
-					missing, committed = id-1, now.Add(late)
-				}
-			}
-			p.advance(a, p.look == ahead)
-			now = a.at
-			if now.Sub(start) > 5*time.Minute {
-				t.Fatalf("%v late: not found after %d looks", late, looks)
-			}
-		}
-		if most := 50*time.Millisecond + 10*late; found > most {
-			t.Errorf("a job that was committed %v late was found after %v, want at most %v", late, found, most)
+			})
 		}
 	}
 }

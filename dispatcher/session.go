@@ -208,8 +208,8 @@ func (k *keeper) witness(ctx context.Context, session *store.Session) {
 	}
 }
 
-// busyLooks is how soon the next ask comes while a queue is busy, or is looked at again and again.
-const busyLooks = 2 * linger
+// busyLooks is how soon the next ask comes while a queue is busy.
+const busyLooks = 2 * time.Millisecond
 
 // next waits for an ask. While there is none it reads from the connection, so that a break is noticed when it happens and
 // not when the session is next needed; but not between asks that follow each other, as to begin and end that takes longer

@@ -19,19 +19,22 @@ func (l *loop) admits(q *queue, now time.Time) (witnesses, suspects bool) {
 	case l.suspects > 0:
 		return false, false
 	case l.witnesses > 0:
-		return !slices.ContainsFunc(l.queues, func(q *queue) bool { return q.suspectWaits(now) > witnessTime }), false
+		return !l.suspectWaits(now), false
 	case q.witnessesFirst:
 		return true, false
 	}
-	return q.suspect.IsZero(), true
+	return q.suspect.IsZero() && !l.suspectWaits(now), true
 }
 
-// suspectWaits is for how long a suspect has, as far as the last look from the head could tell.
-func (q *queue) suspectWaits(now time.Time) time.Duration {
-	if q.suspect.IsZero() {
-		return 0
-	}
-	return now.Sub(q.suspect)
+// suspectWaits tells whether one has waited long enough, as far as the looks from the head could tell, and there is a slot for it.
+func (l *loop) suspectWaits(now time.Time) bool {
+	return slices.ContainsFunc(l.queues, func(q *queue) bool {
+		if q.suspect.IsZero() || now.Sub(q.suspect) <= witnessTime {
+			return false
+		}
+		free, _, _ := l.slots.spare(q)
+		return free > 0
+	})
 }
 
 // suspected notes what a look from the head has seen: whether a suspect could not be claimed. If one could, another's time

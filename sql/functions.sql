@@ -95,7 +95,7 @@ $$;
 -- suspect at a time, and beside it no witness, so that the next death tells whether it was this job: a caller asks for
 -- neither while it holds a suspect, and for no suspects while it holds a witness. If it asks for both it is given one suspect or
 -- witnesses, whichever come first; suspects only from the head. Neither is claimed before the death is counted. If a
--- suspect was not asked for and could have been claimed, a row without a place has its deaths.
+-- suspect could have been claimed and was not, since none was asked for or another came first, a row without a place has its deaths.
 --
 -- The plan is pinned: without statistics (a table just loaded) the planner would sort the whole
 -- queue for each claim. Only scheduled jobs that are due are sorted, as no index can know which are.

@@ -127,7 +127,7 @@ func (x *Session) Wait(ctx context.Context) error {
 type ClaimRequest struct {
 	Release []int64 // claims to give up first; their outcome has committed, and this request may claim their jobs again
 	Over    []int64 // claims to give up last, of jobs that are gone: by then the server has sent what it has claimed, and one reads while the other unlocks
-	Ended   []int64 // batches in the ledger of which no job is left; struck out last as well
+	Ended   []int64 // batches in the ledger of which no job is left
 	Unpark  []int32 // wake locks to give up, by bucket; those who sleep by them are told
 	Park    bool    // before the claim, take the queue's wake lock
 	Queue   *Queue
@@ -148,7 +148,7 @@ type ClaimRequest struct {
 type Claims struct {
 	Jobs    []*Job        // the first in the order of the queue, among themselves in none
 	More    bool          // Bytes was reached, so that there may be more
-	Suspect bool          // one could have been claimed, had it been asked for
+	Suspect bool          // one could have been claimed that is not among them, as none, or no more, was asked for
 	Gone    []int64       // locked, but finished or changed by then: to be released
 	Parking Parking       // if Park was asked for
 	Batch   int64         // of all of them, in the ledger
@@ -193,6 +193,9 @@ func (x *Session) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
 	claims := Claims{NextDue: -1}
 	var batch pgx.Batch
 	x.release(&batch, r.Release)
+	if len(r.Over) == 0 {
+		x.strike(&batch, r.Ended)
+	}
 	for _, bucket := range r.Unpark {
 		batch.Queue(`select `+x.store.function("unpark")+`($1)`, bucket)
 	}
@@ -222,10 +225,8 @@ func (x *Session) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
 			return err
 		})
 	}
-	// Not before the claim: where that fails, it unlocks what the ledger does not know.
-	x.release(&batch, r.Over)
-	if len(r.Ended) > 0 {
-		batch.Queue(`delete from `+x.store.names.Qualify("ledger")+` where dispatcher = $1 and batch = any ($2)`, x.id, r.Ended)
+	if x.release(&batch, r.Over); len(r.Over) > 0 {
+		x.strike(&batch, r.Ended) // not before the claim: where that fails, it unlocks what the ledger does not know
 	}
 	if batch.Len() == 0 {
 		return claims, nil
@@ -255,6 +256,13 @@ func (x *Session) release(batch *pgx.Batch, ids []int64) {
 		}
 		return nil
 	})
+}
+
+// strike adds that batches are struck from the ledger.
+func (x *Session) strike(batch *pgx.Batch, ended []int64) {
+	if len(ended) > 0 {
+		batch.Queue(`delete from `+x.store.names.Qualify("ledger")+` where dispatcher = $1 and batch = any ($2)`, x.id, ended)
+	}
 }
 
 const defaultBytes = 32 << 20
