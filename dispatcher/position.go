@@ -182,16 +182,13 @@ func (p *position) advance(a answer, full bool) {
 		p.walked(a, last, full)
 		return
 	}
-	p.looked = a.at
+	p.looked, p.cost = a.at, a.at.Sub(a.asked)
 	if p.look == fromHead {
-		p.head, p.headCost = a.at, a.at.Sub(a.asked)
+		p.head, p.headCost = a.at, p.cost
 		for i := range p.walks {
 			w := &p.walks[i]
 			w.from, w.to, w.round, w.took = 0, 0, 0, 0
 		}
-	}
-	if p.look == ahead || !p.long() {
-		p.cost = a.at.Sub(a.asked)
 	}
 	if full || p.long() {
 		p.after = max(p.after, last)
