@@ -34,16 +34,15 @@ func (l *loop) ask() {
 		request.claim.Queue = q.how.Load().source
 		request.claim.Bytes = max(1, waitingBytes-l.slots.bytes())
 		request.claim.Want = want
-		if l.locks-len(l.release)+want > l.session.budget { // the claim needs the room
-			request.claim.Release, request.claim.Over = slices.Concat(l.release, l.over), nil
-		}
 		request.asked = time.Now()
 		request.claim.Park = q.parks(request.asked)
 		request.claim.Witnesses, request.claim.Suspects = l.admits(q, request.asked)
 		turn := request.claim.Suspects && !q.suspect.IsZero() // of one that only a look from the head finds
 		request.claim.After, request.claim.Upto = q.place.next(request.asked, request.claim.Park || turn)
 		request.claim.Held = q.hand.after(request.claim.After)
-	} else { // nothing waits for the unlocks
+	}
+	if request.queue == nil || l.locks-len(l.release)+request.claim.Want > l.session.budget {
+		// No claim waits for the unlocks, or it needs the room.
 		request.claim.Release, request.claim.Over = slices.Concat(l.release, l.over), nil
 	}
 	if request.queue == nil && len(l.release)+len(l.over)+len(l.ended)+len(l.unparked) == 0 {

@@ -195,7 +195,7 @@ func (p *position) advance(a answer, full bool) {
 	} else {
 		p.after = 0 // the next one has to be from the head
 	}
-	for i := range p.walks {
+	for i := range p.walks[:walkers-1] {
 		w := &p.walks[i]
 		if a.at.Sub(w.marked) > age(i) {
 			w.trail, w.mark, w.marked = w.mark, p.after, a.at

@@ -20,6 +20,14 @@ func answered(after int64, took time.Duration, ids ...int64) answer {
 	return a
 }
 
+// noLookBack has none that begins before the position until then.
+func (p *position) noLookBack(until time.Time) {
+	p.head = until
+	for i := range p.walks {
+		p.walks[i].at = until
+	}
+}
+
 func TestAClaimBeginsNoLaterThanAtWhatWasHandedBack(t *testing.T) {
 	for name, test := range map[string]struct {
 		head       time.Duration
@@ -32,10 +40,7 @@ func TestAClaimBeginsNoLaterThanAtWhatWasHandedBack(t *testing.T) {
 			var p position
 			p.advance(answered(0, test.head, 1, 2, 3, 100), true)
 			later := time.Now().Add(time.Hour) // no look before the position is due
-			p.head = later
-			for i := range p.walks {
-				p.walks[i].at = later
-			}
+			p.noLookBack(later)
 			if after, _ := p.next(time.Now(), false); after != 100 {
 				t.Fatalf("got a claim after %d, want 100: where the last one ended", after)
 			}
@@ -46,10 +51,7 @@ func TestAClaimBeginsNoLaterThanAtWhatWasHandedBack(t *testing.T) {
 				t.Errorf("got a claim after %d up to %d, want all after %d, before the first that was handed back", after, upto, test.want)
 			}
 			p.advance(answered(test.want, time.Millisecond, 40, 41), true)
-			p.head = later
-			for i := range p.walks {
-				p.walks[i].at = later
-			}
+			p.noLookBack(later)
 			if after, _ := p.next(time.Now(), false); after != test.next {
 				t.Errorf("got a claim after %d, want %d: a rewind is for once", after, test.next)
 			}

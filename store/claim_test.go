@@ -17,8 +17,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"pgregory.net/rapid"
 
-	"github.com/pq-dispatch/pq-dispatch/internal/devpg"
-	"github.com/pq-dispatch/pq-dispatch/internal/devpg/pgtest"
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
 
@@ -429,13 +427,10 @@ func TestAClaimAlsoGivesUpWhatIsOver(t *testing.T) {
 
 // A6, for a claim that tries many locks in one statement.
 func TestAClaimFromAPositionKeepsNothingWhenTheLockTableIsFull(t *testing.T) {
-	server := pgtest.Server(t, devpg.Options{Settings: map[string]string{
+	pool, jobs := openServer(t, map[string]string{
 		"max_locks_per_transaction": "10", "max_connections": "10", "max_worker_processes": "2",
 		"autovacuum_max_workers": "1", "max_wal_senders": "0", "wal_level": "minimal",
-	}})
-	pool := connectPool(t, server.URL(""))
-	jobs := store.New(pool, store.Options{})
-	check(t, jobs.Migrate(t.Context()))
+	})
 	apples := jobs.Queue("apples")
 	ids, err := store.PutMany(t.Context(), apples, count(20_000))
 	check(t, err)

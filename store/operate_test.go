@@ -16,8 +16,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/pq-dispatch/pq-dispatch/internal/devpg"
-	"github.com/pq-dispatch/pq-dispatch/internal/devpg/pgtest"
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
 
@@ -424,10 +422,7 @@ func TestARetryByTwoAtOnceHappensOnce(t *testing.T) {
 
 // A6. Not even an operation on many jobs may fill the server's table of locks.
 func TestOperationsTakeFewLocksOnASmallServer(t *testing.T) {
-	server := pgtest.Server(t, devpg.Options{Settings: map[string]string{"max_locks_per_transaction": "10", "max_connections": "10"}})
-	pool := connectPool(t, server.URL(""))
-	jobs := store.New(pool, store.Options{})
-	check(t, jobs.Migrate(t.Context()))
+	_, jobs := openServer(t, map[string]string{"max_locks_per_transaction": "10", "max_connections": "10"})
 	ids, err := store.PutMany(t.Context(), jobs.Queue("apples"), count(2000)) // ten times what there is room for
 	check(t, err)
 	results, err := jobs.Operate(t.Context(), store.Cancel(), ids...)

@@ -18,13 +18,10 @@ import (
 )
 
 func TestOnASmallServer(t *testing.T) {
-	server := pgtest.Server(t, devpg.Options{Settings: map[string]string{
+	pool, jobs := openServer(t, map[string]string{
 		"max_locks_per_transaction": "10", "max_connections": "10", "max_prepared_transactions": "2",
 		"max_worker_processes": "2", "autovacuum_max_workers": "1", "max_wal_senders": "0", "wal_level": "minimal",
-	}})
-	pool := connectPool(t, server.URL(""))
-	jobs := store.New(pool, store.Options{})
-	check(t, jobs.Migrate(t.Context()))
+	})
 
 	// A6.
 	t.Run("a full lock table fails only the claim", func(t *testing.T) {
@@ -143,10 +140,7 @@ func TestAStandbyIsRefused(t *testing.T) {
 
 // What a claim commits is lost with the server, and nobody has to wait for it: not for a disk, and not for a standby.
 func TestAClaimDoesNotWaitUntilItsCommitIsKept(t *testing.T) {
-	server := pgtest.Server(t, devpg.Options{Settings: map[string]string{"autovacuum": "off", "max_wal_senders": "1", "wal_level": "replica"}})
-	pool := connectPool(t, server.URL(""))
-	jobs := store.New(pool, store.Options{})
-	check(t, jobs.Migrate(t.Context()))
+	pool, jobs := openServer(t, map[string]string{"autovacuum": "off", "max_wal_senders": "1", "wal_level": "replica"})
 	apples := jobs.Queue("apples")
 	_, err := store.PutMany(t.Context(), apples, count(2000))
 	check(t, err)

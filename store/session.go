@@ -225,7 +225,8 @@ func (x *Session) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
 			return err
 		})
 	}
-	if x.release(&batch, r.Over); len(r.Over) > 0 {
+	if len(r.Over) > 0 {
+		x.release(&batch, r.Over)
 		x.strike(&batch, r.Ended) // not before the claim: where that fails, it unlocks what the ledger does not know
 	}
 	if batch.Len() == 0 {

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/goleak"
 
+	"github.com/pq-dispatch/pq-dispatch/internal/devpg"
 	"github.com/pq-dispatch/pq-dispatch/internal/devpg/pgtest"
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
@@ -33,6 +34,15 @@ func open(t testing.TB) (*pgxpool.Pool, *store.Store) {
 	t.Helper()
 	pool := connectPool(t, migrated.Database(t))
 	return pool, store.New(pool, store.Options{})
+}
+
+// openServer returns a migrated database of a server of the test's own.
+func openServer(t testing.TB, settings map[string]string) (*pgxpool.Pool, *store.Store) {
+	t.Helper()
+	pool := connectPool(t, pgtest.Server(t, devpg.Options{Settings: settings}).URL(""))
+	jobs := store.New(pool, store.Options{})
+	check(t, jobs.Migrate(t.Context()))
+	return pool, jobs
 }
 
 // openEmpty returns a database without a queue.
