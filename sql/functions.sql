@@ -298,26 +298,40 @@ end
 $$;
 
 -- release: unlocks claimed jobs, after their outcome has committed. Returns how many were held. Who was asked to cancel one
--- may have heard it when its run was over: what of these waits again is cancelled now.
+-- may have heard it when its run was over: what of these waits again is cancelled now. Before the unlock, as whoever retries
+-- one after it means another run; and for who found it locked until then, once more.
 create function {{.Support}}.release(ids bigint[]) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   class    constant integer := {{.Support}}.lock_class();
-  released constant bigint := (
+  released bigint;
+begin
+  perform {{.Support}}.catch_up(ids);
+  released := (
     select count(*) filter (where pg_advisory_unlock(class, {{.Support}}.lock_key(id)))
     from unnest(ids) id);
-  unheard  bigint[];
+  perform {{.Support}}.catch_up(ids);
+  return released;
+end
+$$;
+
+-- catch_up: cancels what of these jobs was asked to be cancelled.
+create function {{.Support}}.catch_up(ids bigint[]) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  asked bigint[];
 begin
   if exists (select from {{.Support}}.cancels) then
-    unheard := array(select c.id from {{.Support}}.cancels c where c.id = any (ids));
-    if unheard <> '{}' then
+    asked := array(select c.id from {{.Support}}.cancels c where c.id = any (ids));
+    if asked <> '{}' then
       perform set_config('synchronous_commit', 'on', true); -- off for all else that the lock session does
-      perform {{.Support}}.cancel(unheard);
+      perform {{.Support}}.cancel(asked);
     end if;
   end if;
-  return released;
 end
 $$;
 
@@ -801,6 +815,7 @@ drop function {{.Support}}.bucket(text);
 drop function {{.Support}}.notify(text, timestamptz);
 drop function {{.Support}}.next_due(text);
 drop function {{.Support}}.get(text);
+drop function {{.Support}}.catch_up(bigint[]);
 drop function {{.Support}}.release(bigint[]);
 drop function {{.Support}}.claim(text, integer, int8multirange, integer, bigint, boolean, boolean, bigint, bigint, bigint);
 drop function {{.Support}}.unburied(bigint, integer);

@@ -111,6 +111,7 @@ grant execute on function
   {{.Support}}.claim(text, integer, int8multirange, integer, bigint, boolean, boolean, bigint, bigint, bigint),
   {{.Support}}.unburied(bigint, integer),
   {{.Support}}.release(bigint[]),
+  {{.Support}}.catch_up(bigint[]),
   {{.Support}}.get(text),
   {{.Support}}.bucket(text),
   {{.Support}}.park(integer),

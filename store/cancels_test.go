@@ -5,6 +5,7 @@ package store_test
 import (
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
@@ -123,4 +124,55 @@ func TestABurialDoesNotCancelWhatWasRetriedSince(t *testing.T) {
 	if one[bool](t, pool, `select set_aside from queue where id = $1`, id) {
 		t.Error("it was cancelled a second time")
 	}
+}
+
+// To cancel, and then to retry, is to ask for another run. The retry comes while its dispatcher gives the job up.
+func TestARetryIsNotTakenBackByTheReleaseOfACancelledJob(t *testing.T) {
+	pool, jobs := open(t)
+	apples := jobs.Queue("apples")
+	id := put(t, apples, 1)
+	session := openSession(t, jobs)
+	claims := claim(t, session, apples, 1)
+	wantClaims(t, claims, id)
+	if got := outcomeOf(t, jobs, store.Cancel(), id); got != store.Asked {
+		t.Errorf("got %q, want it asked for", got)
+	}
+	settle(t, jobs, nil, store.Return{Run: claims.Jobs[0].Run(), SetAside: true, Reason: "cancelled"})
+
+	gate, err := pool.Begin(t.Context())
+	check(t, err)
+	exec(t, gate, `lock table pq_dispatch.cancels in access exclusive mode`)
+	const waiting = `select count(*) = $1 from pg_locks
+		where locktype = 'relation' and not granted and database = (select oid from pg_database where datname = current_database())`
+	released, retried := make(chan error, 1), make(chan string, 1)
+	go func() {
+		_, err := session.Claim(t.Context(), store.ClaimRequest{Release: []int64{id}})
+		released <- err
+	}()
+	eventually(t, pool, waiting, 1)
+	operator, err := pool.Begin(t.Context())
+	check(t, err)
+	go func() {
+		var outcome string
+		_ = operator.QueryRow(t.Context(), `select outcome from pq_dispatch.retry(array[$1::bigint])`, id).Scan(&outcome)
+		retried <- outcome
+	}()
+	eventually(t, pool, waiting, 2)
+	check(t, gate.Commit(t.Context()))
+	outcome := <-retried
+	if outcome == "retried" { // then the release may be waiting for its end
+		time.Sleep(100 * time.Millisecond)
+	}
+	check(t, operator.Commit(t.Context()))
+	check(t, <-released)
+	if outcome == "running" {
+		outcome = string(outcomeOf(t, jobs, store.Retry(false), id))
+	}
+	if outcome != "retried" {
+		t.Errorf("got %q, want it retried", outcome)
+	}
+	if n := one[int](t, pool, `select count(*)::int from pq_dispatch.cancels`); n != 0 {
+		t.Error("the next run is to be cancelled")
+	}
+	wantClaims(t, claim(t, session, apples, 1), id)
 }
