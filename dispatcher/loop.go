@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -179,6 +180,9 @@ func (l *loop) run(ctx context.Context) error {
 		l.settle()
 		l.lookAround()
 		l.ask()
+		// Let go out what is for the server before workers take the processors: they have nothing to do until it answers.
+		runtime.Gosched()
+		l.slots.begin()
 		if l.stopping && l.atRest() {
 			return nil
 		}

@@ -76,7 +76,7 @@ func (s *slots) resizeLine(q *queue, size int) {
 	s.start()
 }
 
-// add puts claims into their queue's line, and has workers start as many as there are slots.
+// add puts claims into their queue's line. A worker that has finished a job may take them; for the others, begin.
 func (s *slots) add(q *queue, claims []*claim) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -84,6 +84,12 @@ func (s *slots) add(q *queue, claims []*claim) {
 	for _, c := range claims {
 		q.line.bytes += int64(c.job.Size())
 	}
+}
+
+// begin has workers start as many as there are slots.
+func (s *slots) begin() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.start()
 }
 

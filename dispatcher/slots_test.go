@@ -70,6 +70,12 @@ func (y *yard) leave(q *queue) {
 	y.running[nil]--
 }
 
+// add has the workers begin, as the loop does.
+func (y *yard) add(q *queue, claims []*claim) {
+	y.slots.add(q, claims)
+	y.begin()
+}
+
 // claims makes n of a queue.
 func (y *yard) claims(q *queue, n int) (made []*claim) {
 	for range n {
