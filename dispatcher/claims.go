@@ -126,7 +126,7 @@ func (l *loop) take(a answer) {
 	if a.claim.After == 0 && q.witnessesFirst {
 		q.witnessesFirst, q.wanted = false, true
 	}
-	l.repose(q, claims.Parking, locked, looked{full: full, head: a.claim.After == 0}, now)
+	l.repose(q, claims.Parking, locked, looked{full: full || q.place.more, head: a.claim.After == 0}, now)
 	if claims.NextDue >= 0 {
 		l.expect(q, claims.NextDue)
 	}

@@ -56,7 +56,7 @@ func (q *queue) parks(now time.Time) bool {
 
 // looked tells how a claim has looked at its queue.
 type looked struct {
-	full bool // it had all that it wanted: there may be more
+	full bool // it had all that it wanted, or the one before that looked ahead had: there may be more
 	head bool // it began at the head
 }
 
@@ -93,7 +93,11 @@ func (l *loop) repose(q *queue, parking store.Parking, found int, looked looked,
 	default:
 		q.wakes = 0
 		l.unpark(q.bucket)
-		l.expect(q, max(linger, min(q.place.cost, longestLinger)))
+		if rest := max(linger, min(q.place.cost, longestLinger)) - now.Sub(q.place.looked); rest > 0 {
+			l.expect(q, rest)
+		} else { // it was a look behind
+			q.wanted = true
+		}
 	}
 }
 

@@ -26,6 +26,7 @@ type position struct {
 	headCost time.Duration // how long a look from there takes
 	looked   time.Time     // when the latest answer came that was not behind
 	cost     time.Duration // how long that took
+	more     bool          // it has found all that it was to find: there may be more
 
 	// Of a long head:
 	walks            [walkers]walk
@@ -75,6 +76,7 @@ const (
 	widest     = 16                   // times the narrowest piece lately: where ids are empty, what follows may not be
 	firstWidth = 1 << 14
 	leastWidth = 1 << 10
+	overlap    = 256 // ids
 	begin      = math.MinInt64
 
 	walkers  = 4
@@ -103,6 +105,7 @@ func (p *position) next(now time.Time, whole bool) (after, upto int64) {
 	case behind:
 		w := &p.walks[p.walker]
 		if w.from >= w.to {
+			p.moveOn(now)
 			w.from, w.to = p.part(p.walker)
 		}
 		if p.width == 0 {
@@ -113,7 +116,17 @@ func (p *position) next(now time.Time, whole bool) (after, upto int64) {
 		}
 		return w.from, w.to
 	}
-	return p.after, 0
+	return p.overlapping(), 0
+}
+
+// overlapping is where a claim ahead begins: of a long head at the last ids before the position, as those who put at the same
+// time draw their ids in one order and commit in another.
+func (p *position) overlapping() int64 {
+	if !p.long() {
+		return p.after
+	}
+	from, _ := p.part(0)
+	return cmp.Or(max(from, p.after-overlap), -1)
 }
 
 func (p *position) choose(now time.Time, whole bool) (where look, walker int) {
@@ -153,6 +166,14 @@ func (p *position) part(walker int) (from, to int64) {
 	return min(from, to), to
 }
 
+// moveOn moves on where the part of the walk begins, between two rounds: it has been over all that it leaves to the next one.
+func (p *position) moveOn(now time.Time) {
+	w := &p.walks[p.walker]
+	if p.walker < walkers-1 && now.Sub(w.marked) > age(p.walker) {
+		w.trail, w.mark, w.marked = w.mark, p.after, now
+	}
+}
+
 // stale tells whether it is time to look for urgent jobs, though there is no room for more, or more to be found behind.
 func (p *position) stale(now time.Time) bool {
 	return now.Sub(p.looked) > max(urgentLook, headShare*p.cost)
@@ -182,7 +203,7 @@ func (p *position) advance(a answer, full bool) {
 		p.walked(a, last, full)
 		return
 	}
-	p.looked, p.cost = a.at, a.at.Sub(a.asked)
+	p.looked, p.cost, p.more = a.at, a.at.Sub(a.asked), full
 	if p.look == fromHead {
 		p.head, p.headCost = a.at, p.cost
 		for i := range p.walks {
@@ -195,12 +216,9 @@ func (p *position) advance(a answer, full bool) {
 	} else {
 		p.after = 0 // the next one has to be from the head
 	}
-	for i := range p.walks[:walkers-1] {
-		w := &p.walks[i]
-		if a.at.Sub(w.marked) > age(i) {
-			w.trail, w.mark, w.marked = w.mark, p.after, a.at
-		}
-		if p.look == fromHead && p.long() && w.trail == 0 { // it has just been looked at, and is for the last walk
+	if p.look == fromHead && p.long() && p.walks[0].trail == 0 { // it has just been looked at, and is for the last walk
+		for i := range p.walks[:walkers-1] {
+			w := &p.walks[i]
 			w.trail, w.mark, w.marked = p.after, p.after, a.at
 		}
 	}

@@ -59,6 +59,30 @@ func TestAClaimBeginsNoLaterThanAtWhatWasHandedBack(t *testing.T) {
 	}
 }
 
+// Claims ahead of a long head begin a little before the position, where those who put at the same time commit late, but
+// never where the first walk does not go any more, and never at 0, which is the head.
+func TestAClaimAheadOfALongHeadBeginsALittleBeforeThePosition(t *testing.T) {
+	for _, test := range []struct {
+		head               time.Duration
+		after, trail, want int64
+	}{
+		{longHead / 2, 1000, 0, 1000},
+		{2 * longHead, 1000, 0, 1000 - overlap},
+		{2 * longHead, 1000, 1000 - overlap - 1, 1000 - overlap},
+		{2 * longHead, 1000, 1000 - overlap + 1, 1000 - overlap + 1},
+		{2 * longHead, overlap, 0, -1},
+		{2 * longHead, overlap / 2, 0, -overlap / 2},
+	} {
+		now := time.Now()
+		p := position{after: test.after, headCost: test.head, look: ahead}
+		p.walks[0].trail = test.trail
+		p.noLookBack(now.Add(time.Hour))
+		if after, upto := p.next(now, false); after != test.want || upto != 0 {
+			t.Errorf("%+v: got a claim after %d up to %d", test, after, upto)
+		}
+	}
+}
+
 func TestWhatIsHandedBackBesideAClaimIsNotPassedByItsAnswer(t *testing.T) {
 	var p position
 	p.advance(answered(0, time.Millisecond, 1, 2), true)
@@ -204,4 +228,38 @@ func looksJustBehind(t *testing.T, found []*store.Job) (near int) {
 		p.advance(a, false)
 	}
 	return near
+}
+
+// What a walk does not find says nothing of what stands ahead: a queue that is full of jobs does not rest after it.
+func TestAVainLookBehindIsNoReasonToRest(t *testing.T) {
+	const cost = 3 * time.Millisecond
+	for _, test := range []struct {
+		name   string
+		full   bool          // the last look ahead was
+		looked time.Duration // ago
+		wanted bool
+	}{
+		{"there is more ahead", true, cost, true},
+		{"there was nothing ahead just now", false, 0, false},
+		{"nor was there a while ago", false, cost + 1, true},
+	} {
+		now := time.Now()
+		l := &loop{wheel: newWheel[*queue](wheelTick), epoch: now, horizon: minHorizon}
+		q := &queue{armed: never}
+		q.reset(&bucket{queues: []*queue{q}})
+		q.place = position{after: 100, headCost: 2 * longHead, look: ahead}
+		jobs := answered(100, cost, 101)
+		jobs.at, jobs.asked = now.Add(-test.looked), now.Add(-test.looked-cost)
+		q.place.advance(jobs, test.full)
+
+		q.place.look = behind
+		q.place.advance(answered(50, time.Millisecond), false)
+		l.repose(q, "", 0, looked{full: q.place.more}, now)
+		if q.wanted != test.wanted {
+			t.Errorf("%s: wanted at once is %v, want %v", test.name, q.wanted, test.wanted)
+		}
+		if most := max(0, time.Until(now.Add(cost))) + wheelTick; !q.wanted && q.armed > most+wheelTick {
+			t.Errorf("%s: it is wanted after %v, want that after %v at most", test.name, q.armed, most)
+		}
+	}
 }
