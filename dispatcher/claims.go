@@ -39,7 +39,8 @@ func (l *loop) ask() {
 		request.claim.Witnesses, request.claim.Suspects = l.admits(q, request.asked)
 		turn := request.claim.Suspects && !q.suspect.IsZero() // of one that only a look from the head finds
 		request.claim.After, request.claim.Upto = q.place.next(request.asked, request.claim.Park || turn)
-		request.claim.Held = q.hand.after(request.claim.After)
+		request.claim.Back = q.place.back()
+		request.claim.Held = q.hand.after(request.claim.After - request.claim.Back)
 	}
 	if request.queue == nil || l.locks-len(l.release)+request.claim.Want > l.session.budget {
 		// No claim waits for the unlocks, or it needs the room.

@@ -31,7 +31,7 @@ func (h *hand) moved(id int64) { h.astray[id] = true }
 // after are the ids of jobs that a claim from a position may come upon: all, from the head.
 func (h *hand) after(position int64) []int64 {
 	var ids []int64
-	if position != 0 && position >= h.last { // where a busy queue is claimed from, and most claims look
+	if position != 0 && position >= h.last { // where a busy queue is claimed from, unless its head is long
 		for id := range h.astray {
 			ids = append(ids, id)
 		}

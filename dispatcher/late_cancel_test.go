@@ -12,16 +12,31 @@ import (
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
 
-const inARelease = ` -- before the locks of what has ended are released
-	alter function pq_dispatch.release(bigint[]) rename to real_release;
-	create function pq_dispatch.release(ids bigint[]) returns integer language plpgsql as $$
-	begin
-	  perform pg_advisory_xact_lock(4711);
-	  return pq_dispatch.real_release(ids);
-	end $$`
+// Where the release of what has ended stands still.
+const (
+	beforeItLooks = `
+		alter function pq_dispatch.release(bigint[]) rename to real_release;
+		create function pq_dispatch.release(ids bigint[]) returns integer language plpgsql as $$
+		begin
+		  perform pg_advisory_xact_lock(4711);
+		  return pq_dispatch.real_release(ids);
+		end $$`
+	beforeItUnlocks = ` -- having looked
+		alter function pq_dispatch.catch_up(bigint[]) rename to real_catch_up;
+		create function pq_dispatch.catch_up(ids bigint[]) returns void language plpgsql as $$
+		begin
+		  perform pq_dispatch.real_catch_up(ids);
+		  perform pg_advisory_xact_lock(4711);
+		end $$`
+)
 
 // The lock of a job that is to be retried is held still when its run is over, so that the cancel is said to be asked for.
 func TestACancelThatComesBetweenTheEndOfARunAndThatOfItsClaimIsNotLost(t *testing.T) {
+	t.Run("before the release looks", func(t *testing.T) { cancelLate(t, beforeItLooks) })
+	t.Run("before it unlocks", func(t *testing.T) { cancelLate(t, beforeItUnlocks) })
+}
+
+func cancelLate(t *testing.T, gate string) {
 	pool := poolAt(t, migrated.Database(t))
 	jobs := store.New(pool, store.Options{})
 	apples := jobs.Queue("apples")
@@ -35,7 +50,7 @@ func TestACancelThatComesBetweenTheEndOfARunAndThatOfItsClaimIsNotLost(t *testin
 	startListening(t, d)
 	id := put(t, apples, 1)
 	receive(t, entered, "the job")
-	goOn := standStill(t, pool, inARelease, func() { close(proceed) })
+	goOn := standStill(t, pool, gate, func() { close(proceed) })
 	if got := operate(t, jobs, store.Cancel(), id); got != "asked" {
 		t.Errorf("got %q, want it asked for", got)
 	}

@@ -180,9 +180,12 @@ func (l *loop) run(ctx context.Context) error {
 		l.settle()
 		l.lookAround()
 		l.ask()
-		// Let go out what is for the server before workers take the processors: they have nothing to do until it answers.
-		runtime.Gosched()
-		l.slots.begin()
+		if l.slots.waits() {
+			if l.asking { // let that go out before workers take the processors: the server has nothing to do until then
+				runtime.Gosched()
+			}
+			l.slots.begin()
+		}
 		if l.stopping && l.atRest() {
 			return nil
 		}

@@ -93,8 +93,8 @@ func (l *loop) repose(q *queue, parking store.Parking, found int, looked looked,
 	default:
 		q.wakes = 0
 		l.unpark(q.bucket)
-		if rest := max(linger, min(q.place.cost, longestLinger)) - now.Sub(q.place.looked); rest > 0 {
-			l.expect(q, rest)
+		if left := max(linger, min(q.place.cost, longestLinger)) - now.Sub(q.place.looked); left > 0 {
+			l.expect(q, left)
 		} else { // it was a look behind
 			q.wanted = true
 		}

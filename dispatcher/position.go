@@ -52,17 +52,24 @@ type walk struct {
 	trail, mark int64         // where the position was one or two ages of the walk ago, where its part begins, and one at most
 	marked      time.Time
 	from, to    int64         // what is left of the round; nothing: the next one begins
+	began       time.Time     // when it did
 	round, took time.Duration // cost of the round so far, and of the one before, but for the exchanges; 0: there was none
 }
 
-// due tells whether the next piece is: the rarer, the longer there has been nothing, but not much.
-func (w *walk) due(now time.Time) bool {
-	return now.Sub(w.at) > headShare<<min(w.vain, mostVain)*w.cost
+// due tells whether the next piece is: the rarer, the longer there has been nothing, but not much, and not where the round
+// takes so long that the position runs away from it.
+func (w *walk) due(now time.Time, age time.Duration) bool {
+	wait := headShare * w.cost
+	if w.from >= w.to || now.Sub(w.began) < hurry*age {
+		wait <<= min(w.vain, mostVain)
+	}
+	return now.Sub(w.at) > wait
 }
 
 const (
 	headShare  = 10                    // claims from the head, and pieces of it, wait that many times their own cost
-	mostVain   = 2                     // and pieces, found empty, up to four times as long
+	mostVain   = 2                     // and pieces, found empty, up to four times as long,
+	hurry      = 4                     // unless the round has taken so many ages of the walk
 	urgentLook = 20 * time.Millisecond // between looks of a queue whose buffer is full
 	longHead   = 5 * time.Millisecond  // a look from there that takes longer is broken up
 
@@ -71,7 +78,7 @@ const (
 	wholeLook  = time.Minute
 	wholeShare = 200
 
-	pieceTime  = 4 * time.Millisecond // for a piece
+	pieceTime  = 4 * time.Millisecond // for a piece, or twice as long as a look ahead takes, where the server is busy
 	exchange   = time.Millisecond     // of which so much at most is the exchange itself, whatever there is to be looked at
 	widest     = 16                   // times the narrowest piece lately: where ids are empty, what follows may not be
 	firstWidth = 1 << 14
@@ -106,7 +113,11 @@ func (p *position) next(now time.Time, whole bool) (after, upto int64) {
 		w := &p.walks[p.walker]
 		if w.from >= w.to {
 			p.moveOn(now)
-			w.from, w.to = p.part(p.walker)
+			if w.from, w.to = p.part(p.walker); w.from >= w.to { // nothing is left in it
+				p.look = ahead
+				return p.after, 0
+			}
+			w.began = now
 		}
 		if p.width == 0 {
 			p.width = firstWidth
@@ -116,17 +127,20 @@ func (p *position) next(now time.Time, whole bool) (after, upto int64) {
 		}
 		return w.from, w.to
 	}
-	return p.overlapping(), 0
+	return p.after, 0
 }
 
-// overlapping is where a claim ahead begins: of a long head at the last ids before the position, as those who put at the same
-// time draw their ids in one order and commit in another.
-func (p *position) overlapping() int64 {
-	if !p.long() {
-		return p.after
+// back is how many ids before its position the claim begins. Those who put at the same time draw their ids in one order and
+// commit in another, so a claim ahead of a long head begins a little before, within the part of the first walk.
+func (p *position) back() int64 {
+	if p.look != ahead || !p.long() {
+		return 0
 	}
-	from, _ := p.part(0)
-	return cmp.Or(max(from, p.after-overlap), -1)
+	from, to := p.part(0)
+	if from < to-overlap { // from may be the least number there is
+		return overlap
+	}
+	return to - from
 }
 
 func (p *position) choose(now time.Time, whole bool) (where look, walker int) {
@@ -146,7 +160,7 @@ func (p *position) choose(now time.Time, whole bool) (where look, walker int) {
 	where = ahead
 	for i := range p.walks {
 		w := &p.walks[i]
-		if from, to := p.part(i); w.due(now) && (w.from < w.to || from < to) && (where == ahead || w.at.Before(p.walks[walker].at)) {
+		if from, to := p.part(i); w.due(now, age(i)) && (w.from < w.to || from < to) && (where == ahead || w.at.Before(p.walks[walker].at)) {
 			where, walker = behind, i
 		}
 	}
@@ -170,7 +184,8 @@ func (p *position) part(walker int) (from, to int64) {
 func (p *position) moveOn(now time.Time) {
 	w := &p.walks[p.walker]
 	if p.walker < walkers-1 && now.Sub(w.marked) > age(p.walker) {
-		w.trail, w.mark, w.marked = w.mark, p.after, now
+		_, to := p.part(p.walker)
+		w.trail, w.mark, w.marked = w.mark, to, now
 	}
 }
 
@@ -204,11 +219,14 @@ func (p *position) advance(a answer, full bool) {
 		return
 	}
 	p.looked, p.cost, p.more = a.at, a.at.Sub(a.asked), full
+	short := !p.long()
 	if p.look == fromHead {
 		p.head, p.headCost = a.at, p.cost
-		for i := range p.walks {
-			w := &p.walks[i]
-			w.from, w.to, w.round, w.took = 0, 0, 0, 0
+		if !full {
+			for i := range p.walks {
+				w := &p.walks[i]
+				w.from, w.to, w.round, w.took = 0, 0, 0, 0
+			}
 		}
 	}
 	if full || p.long() {
@@ -216,7 +234,7 @@ func (p *position) advance(a answer, full bool) {
 	} else {
 		p.after = 0 // the next one has to be from the head
 	}
-	if p.look == fromHead && p.long() && p.walks[0].trail == 0 { // it has just been looked at, and is for the last walk
+	if short && p.long() { // it has just been looked at, and is for the last walk
 		for i := range p.walks[:walkers-1] {
 			w := &p.walks[i]
 			w.trail, w.mark, w.marked = p.after, p.after, a.at
@@ -261,10 +279,11 @@ func (p *position) walked(a answer, last int64, full bool) {
 // adapt chooses the width of the next pieces by what one took that has looked at so many ids. One that was cut short
 // by the end of its round says something only if it took too long.
 func (p *position) adapt(walked int64, took time.Duration) {
-	if walked < p.width && took <= pieceTime {
+	fit := max(pieceTime, 2*p.cost)
+	if walked < p.width && took <= fit {
 		return
 	}
-	fitting := int64(float64(walked) * float64(pieceTime) / float64(max(took, time.Microsecond)))
+	fitting := int64(float64(walked) * float64(fit) / float64(max(took, time.Microsecond)))
 	p.narrow = min(cmp.Or(p.narrow, fitting), fitting)
 	most := widest * min(p.narrow, cmp.Or(p.narrower, p.narrow))
 	p.width = max(min(fitting, 2*p.width, most), leastWidth)

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"pgregory.net/rapid"
+
 	"github.com/pq-dispatch/pq-dispatch/store"
 )
 
@@ -60,25 +62,30 @@ func TestAClaimBeginsNoLaterThanAtWhatWasHandedBack(t *testing.T) {
 }
 
 // Claims ahead of a long head begin a little before the position, where those who put at the same time commit late, but
-// never where the first walk does not go any more, and never at 0, which is the head.
+// never where the first walk does not go any more.
 func TestAClaimAheadOfALongHeadBeginsALittleBeforeThePosition(t *testing.T) {
+	const at = 10_000
 	for _, test := range []struct {
-		head               time.Duration
-		after, trail, want int64
+		head        time.Duration
+		trail, want int64
 	}{
-		{longHead / 2, 1000, 0, 1000},
-		{2 * longHead, 1000, 0, 1000 - overlap},
-		{2 * longHead, 1000, 1000 - overlap - 1, 1000 - overlap},
-		{2 * longHead, 1000, 1000 - overlap + 1, 1000 - overlap + 1},
-		{2 * longHead, overlap, 0, -1},
-		{2 * longHead, overlap / 2, 0, -overlap / 2},
+		{longHead / 2, 0, 0},
+		{2 * longHead, 0, overlap},
+		{2 * longHead, at - overlap - 1, overlap},
+		{2 * longHead, at - overlap + 1, overlap - 1},
+		{2 * longHead, at, 0},
 	} {
 		now := time.Now()
-		p := position{after: test.after, headCost: test.head, look: ahead}
+		p := position{after: at, headCost: test.head, look: ahead}
 		p.walks[0].trail = test.trail
 		p.noLookBack(now.Add(time.Hour))
-		if after, upto := p.next(now, false); after != test.want || upto != 0 {
-			t.Errorf("%+v: got a claim after %d up to %d", test, after, upto)
+		after, upto := p.next(now, false)
+		if back := p.back(); after != at || upto != 0 || back != test.want {
+			t.Errorf("%+v: got a claim after %d up to %d, from %d before", test, after, upto, back)
+		}
+		p.look = behind
+		if back := p.back(); back != 0 {
+			t.Errorf("%+v: got a piece from %d before", test, back)
 		}
 	}
 }
@@ -102,7 +109,7 @@ func TestPiecesOfALongHeadCoverItAll(t *testing.T) {
 	now := time.Now()
 	p := position{after: most, head: now, headCost: 2 * longHead}
 	for i, trail := range []int64{990_000, 900_000, 500_000, 0} {
-		p.walks[i].trail, p.walks[i].marked = trail, now.Add(time.Hour)
+		p.walks[i].trail, p.walks[i].marked = trail, now.Add(24*time.Hour)
 	}
 	parts := [walkers][2]int64{{990_000, most}, {900_000, 990_000}, {500_000, 900_000}, {0, 500_000}}
 	var seen [walkers]int64 // up to where
@@ -258,8 +265,66 @@ func TestAVainLookBehindIsNoReasonToRest(t *testing.T) {
 		if q.wanted != test.wanted {
 			t.Errorf("%s: wanted at once is %v, want %v", test.name, q.wanted, test.wanted)
 		}
-		if most := max(0, time.Until(now.Add(cost))) + wheelTick; !q.wanted && q.armed > most+wheelTick {
+		if most := cost + time.Since(now); !q.wanted && q.armed > most {
 			t.Errorf("%s: it is wanted after %v, want that after %v at most", test.name, q.armed, most)
 		}
 	}
+}
+
+// Whatever a walk leaves to the next one it has been over, however slow it is; and none begins at what has long been looked at
+// when the head is long again.
+func TestAWalkLeavesNothingBehindUnseen(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		took := func(what string, most time.Duration) time.Duration {
+			return time.Duration(rapid.Int64Range(1, int64(most)).Draw(rt, what))
+		}
+		now := time.Now()
+		p := position{after: 1_000_000, look: fromHead}
+		start := p.after
+		var over [walkers - 1]int64 // up to where each has been
+		long := func() {
+			p.look = fromHead
+			a := answered(0, 2*longHead, p.after)
+			a.at, a.asked = now, now.Add(-2*longHead)
+			p.advance(a, false)
+			for i := range over {
+				over[i] = p.after
+				if from, to := p.part(i); from != to {
+					rt.Fatalf("walk %d: its part is %d to %d, though all has just been looked at", i, from, to)
+				}
+			}
+		}
+		long()
+		for range 2000 {
+			p.head, p.headCost = now, 20*longHead
+			after, upto := p.next(now, false)
+			a := answered(after, 0)
+			a.claim.Upto, a.asked, a.at = upto, now, now.Add(took("look", 40*time.Millisecond))
+			if p.look == behind {
+				w := p.walks[p.walker]
+				if p.walker < len(over) && after > over[p.walker] {
+					rt.Fatalf("walk %d goes on at %d, and was up to %d", p.walker, after, over[p.walker])
+				}
+				p.advance(a, false)
+				if p.walker < len(over) {
+					over[p.walker] = max(over[p.walker], min(upto, w.to))
+				}
+			} else {
+				a.claims.Jobs = []*store.Job{{ID: p.after + rapid.Int64Range(1, 20_000).Draw(rt, "jobs")}}
+				p.advance(a, true)
+			}
+			now = a.at
+			for i := range over {
+				if trail := p.walks[i].trail; trail > over[i] {
+					rt.Fatalf("walk %d begins at %d, and was up to %d", i, trail, over[i])
+				}
+			}
+		}
+		if p.after == start {
+			rt.Fatal("the position has not moved")
+		}
+		p.headCost, p.after = 0, p.after+1_000_000
+		now = now.Add(time.Hour)
+		long()
+	})
 }

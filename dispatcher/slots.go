@@ -16,8 +16,9 @@ type slots struct {
 	news    chan struct{} // of capacity 1: something for the loop to see to
 
 	mu       sync.Mutex
-	size     int // slots of the process
-	free     int // of them; negative while more are at work than there are to be now
+	size     int      // slots of the process
+	free     int      // of them; negative while more are at work than there are to be now
+	ready    []*claim // have a slot each, and are to be handed to workers
 	lines    []*line
 	turn     int // of the line that the next job is taken from
 	idle     int // workers
@@ -64,7 +65,7 @@ func (s *slots) resize(by int) {
 	defer s.mu.Unlock()
 	s.size += by
 	s.free += by
-	s.start()
+	s.fill()
 }
 
 // resizeLine sets the number of slots of a queue.
@@ -73,10 +74,10 @@ func (s *slots) resizeLine(q *queue, size int) {
 	defer s.mu.Unlock()
 	q.line.free += size - q.line.size
 	q.line.size = size
-	s.start()
+	s.fill()
 }
 
-// add puts claims into their queue's line. A worker that has finished a job may take them; for the others, begin.
+// add puts claims into their queue's line, and gives those a slot for which there is one: begin starts them.
 func (s *slots) add(q *queue, claims []*claim) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -84,18 +85,28 @@ func (s *slots) add(q *queue, claims []*claim) {
 	for _, c := range claims {
 		q.line.bytes += int64(c.job.Size())
 	}
+	s.fill()
 }
 
-// begin has workers start as many as there are slots.
+// fill gives free slots to what waits. The lock is held.
+func (s *slots) fill() {
+	for c := s.next(); c != nil; c = s.next() {
+		s.ready = append(s.ready, c)
+	}
+}
+
+// waits tells whether there is something for begin to do.
+func (s *slots) waits() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.ready) > 0
+}
+
+// begin hands what has a slot to workers.
 func (s *slots) begin() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.start()
-}
-
-// start has workers take what waits, as far as slots are free. The lock is held.
-func (s *slots) start() {
-	for c := s.next(); c != nil; c = s.next() {
+	for _, c := range s.ready {
 		if s.idle > 0 {
 			s.idle--
 			s.work <- c // one is there to take it
@@ -103,6 +114,8 @@ func (s *slots) start() {
 			s.workers.Go(func() { s.run(c) })
 		}
 	}
+	clear(s.ready)
+	s.ready = s.ready[:0]
 }
 
 // next takes the job that is to be started now, if there is one: from each line in its turn, so that a

@@ -70,9 +70,14 @@ func (y *yard) leave(q *queue) {
 	y.running[nil]--
 }
 
-// add has the workers begin, as the loop does.
+// add has the workers begin, as the loop does. What it sees in between is what will be so.
 func (y *yard) add(q *queue, claims []*claim) {
 	y.slots.add(q, claims)
+	for _, of := range y.queues {
+		if free, waiting, _ := y.spare(of); free > 0 && waiting > 0 {
+			panic("a free slot is kept from a job that waits")
+		}
+	}
 	y.begin()
 }
 
@@ -145,6 +150,7 @@ func checkSlots(rt *rapid.T) {
 	// bound is how many may run at once until the next check: after a change to fewer, those that do.
 	bound := maps.Clone(limit)
 	check := func() {
+		y.begin() // as the loop does at each turn
 		synctest.Wait()
 		y.lock.Lock()
 		defer y.lock.Unlock()
@@ -365,6 +371,29 @@ func TestTheRoomOfAQueueIsItsFreeSlotsAndAReserve(t *testing.T) {
 		if got := q.room(test.free, test.waiting, test.busy); got != test.want {
 			t.Errorf("%s: got %d, want %d", test.name, got, test.want)
 		}
+	}
+}
+
+// Between its answer and its start, a job's slot is not free for another queue's.
+func TestAJobHasItsSlotBeforeItBegins(t *testing.T) {
+	q, other := &queue{name: "a", hand: newHand()}, &queue{name: "b", hand: newHand()}
+	for _, q := range []*queue{q, other} {
+		q.how.Store(&manner{options: QueueOptions{Concurrency: 2}})
+	}
+	s := newSlots([]*queue{q, other}, 2)
+	claims := []*claim{}
+	for id := range int64(3) {
+		claims = append(claims, &claim{queue: q, job: Job{Job: &store.Job{ID: id, Data: []byte("12345")}}})
+	}
+	s.add(q, claims)
+	if free, waiting, busy := s.spare(q); free != 0 || waiting != 1 || busy != 2 {
+		t.Errorf("got %d free, %d waiting, %d at work, want 0, 1, 2", free, waiting, busy)
+	}
+	if free, _, _ := s.spare(other); free != 0 {
+		t.Errorf("the other queue has %d slots, want none", free)
+	}
+	if n := s.bytes(); n != int64(claims[0].job.Size()) {
+		t.Errorf("%d bytes wait, want those of one job", n)
 	}
 }
 

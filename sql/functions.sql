@@ -87,6 +87,7 @@ $$;
 -- same. Where others have claimed, such a claim leaps, further each time, and may leave jobs behind. The
 -- caller has to look from the head (null) whenever it was not given all it wanted, and now and then: for what
 -- was left, committed late or handed back. Where that takes long, it looks at ids up to upto, piece by piece.
+-- back is how many ids before after it begins all the same, without leaping over any that is higher.
 --
 -- A claim stops at so many bytes of data, as the table holds it, or one job: a row without a place but with an
 -- attempt tells that there are more.
@@ -101,7 +102,7 @@ $$;
 -- queue for each claim. Only scheduled jobs that are due are sorted, as no index can know which are.
 create function {{.Support}}.claim(
   queue text, want integer, held int8multirange, dispatcher integer, batch bigint, witnesses boolean, suspects boolean,
-  bytes bigint, after bigint default null, upto bigint default null
+  bytes bigint, after bigint default null, upto bigint default null, back bigint default 0
 )
 returns table (
   id bigint, data jsonb, enqueued_at timestamptz, schedule_at timestamptz, expected_at timestamptz,
@@ -121,6 +122,7 @@ as $$
 declare
   class     constant integer := {{.Support}}.lock_class();
   part      record;
+  fresh     constant bigint := after;
   step      integer := 64; -- how many rows are tried at once, until a lock is had
   ids       bigint[] := '{}';
   attempts  integer[] := '{}';
@@ -167,6 +169,7 @@ begin
   end if;
   if after is not null then
     upto := coalesce(upto, 9223372036854775807);
+    after := after - back;
     while cardinality(ids) < want and bytes > 0 loop
       select array_agg(t.id) filter (where t.ours) as ids, array_agg(t.attempt) filter (where t.ours) as attempts,
              array_agg(t.place) filter (where t.ours) as places, sum(t.size) filter (where t.ours) as size,
@@ -188,8 +191,12 @@ begin
       exit when part.tried = 0;
       after := part.last;
       if part.ids is null then
-        after := least(after, 9223372036854775807 - step) + step;
-        step := least(2 * step, 4096);
+        if after <= fresh then
+          after := after + least(step, fresh - after);
+        else
+          after := least(after, 9223372036854775807 - step) + step;
+          step := least(2 * step, 4096);
+        end if;
         continue;
       end if;
       if part.size > bytes then
@@ -299,7 +306,8 @@ $$;
 
 -- release: unlocks claimed jobs, after their outcome has committed. Returns how many were held. Who was asked to cancel one
 -- may have heard it when its run was over: what of these waits again is cancelled now. Before the unlock, as whoever retries
--- one after it means another run; and for who found it locked until then, once more.
+-- one after it means another run; and for who found it locked until then, once more. (Of a cancel that commits in between and
+-- a retry that is under way at the second look, the cancel wins.)
 create function {{.Support}}.release(ids bigint[]) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -308,7 +316,11 @@ declare
   class    constant integer := {{.Support}}.lock_class();
   released bigint;
 begin
-  perform {{.Support}}.catch_up(ids);
+  begin
+    perform {{.Support}}.catch_up(ids);
+  exception when out_of_memory then -- the lock table is full, and has room after the unlock
+    null;
+  end;
   released := (
     select count(*) filter (where pg_advisory_unlock(class, {{.Support}}.lock_key(id)))
     from unnest(ids) id);
@@ -817,7 +829,7 @@ drop function {{.Support}}.next_due(text);
 drop function {{.Support}}.get(text);
 drop function {{.Support}}.catch_up(bigint[]);
 drop function {{.Support}}.release(bigint[]);
-drop function {{.Support}}.claim(text, integer, int8multirange, integer, bigint, boolean, boolean, bigint, bigint, bigint);
+drop function {{.Support}}.claim(text, integer, int8multirange, integer, bigint, boolean, boolean, bigint, bigint, bigint, bigint);
 drop function {{.Support}}.unburied(bigint, integer);
 drop function {{.Support}}.paused(text);
 drop function {{.Support}}.lock_key(bigint);

@@ -108,7 +108,7 @@ grant delete, update (data, attempt, last_error, schedule_at, dequeued_at, set_a
 grant insert, delete on {{.Support}}.ledger to {{.Role "worker"}};
 grant insert, update, delete on {{.Support}}.pauses, {{.Support}}.cancels to {{.Role "worker"}};
 grant execute on function
-  {{.Support}}.claim(text, integer, int8multirange, integer, bigint, boolean, boolean, bigint, bigint, bigint),
+  {{.Support}}.claim(text, integer, int8multirange, integer, bigint, boolean, boolean, bigint, bigint, bigint, bigint),
   {{.Support}}.unburied(bigint, integer),
   {{.Support}}.release(bigint[]),
   {{.Support}}.catch_up(bigint[]),

@@ -165,7 +165,7 @@ func TestARetryIsNotTakenBackByTheReleaseOfACancelledJob(t *testing.T) {
 	}
 	check(t, operator.Commit(t.Context()))
 	check(t, <-released)
-	if outcome == "running" {
+	if outcome != "retried" { // it may have found the job running, or let go in between
 		outcome = string(outcomeOf(t, jobs, store.Retry(false), id))
 	}
 	if outcome != "retried" {

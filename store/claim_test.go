@@ -226,6 +226,32 @@ func TestAClaimStopsAtItsBytesAndHoldsNoMore(t *testing.T) {
 	}
 }
 
+// A claim may begin before its position, where others hold jobs: that is no reason to leap over what comes after it.
+func TestAClaimThatBeginsBeforeItsPositionLeapsOverNothingAfterIt(t *testing.T) {
+	_, jobs := open(t)
+	apples := jobs.Queue("apples")
+	ids, err := store.PutMany(t.Context(), apples, count(600))
+	check(t, err)
+	first, second := openSession(t, jobs), openSession(t, jobs)
+	others := claim(t, first, apples, 300)
+	wantClaims(t, others, ids[:300]...)
+	var held []int64
+	for _, test := range []struct{ after, back, want int }{
+		{299, 256, 300},
+		{299, 1, 301},
+		{310, 5, 306},
+		{400, 50, 351},
+		{400, 0, 401},
+	} {
+		claims, err := second.Claim(t.Context(), store.ClaimRequest{
+			Queue: apples, Want: 1, After: ids[test.after], Back: int64(test.back), Held: held,
+		})
+		check(t, err)
+		wantClaims(t, claims, ids[test.want])
+		held = append(held, ids[test.want])
+	}
+}
+
 // Whatever leaps and limits leave behind, claims from the head find.
 func TestClaimsFromAPositionAndFromTheHeadFindAllTogether(t *testing.T) {
 	pool, jobs := open(t)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -48,6 +49,32 @@ func TestOnASmallServer(t *testing.T) {
 		release(t, greedy, more)
 		release(t, greedy, own)
 		wantIDs(t, "locks at the end", jobLocks(t, pool))
+	})
+
+	t.Run("a full lock table keeps no lock from being released", func(t *testing.T) {
+		pears := jobs.Queue("more pears")
+		ids, err := store.PutMany(t.Context(), pears, count(20))
+		check(t, err)
+		session := openSession(t, jobs)
+		claims := claim(t, session, pears, 20)
+		if got := outcomeOf(t, jobs, store.Cancel(), ids[3]); got != store.Asked { // which takes locks of its own
+			t.Errorf("got %q, want it asked for", got)
+		}
+		full, err := pool.Acquire(t.Context())
+		check(t, err)
+		defer full.Release()
+		for n := 0; err == nil; n++ {
+			_, err = full.Exec(t.Context(), `select pg_advisory_lock(4712, $1)`, n)
+		}
+		if !strings.Contains(err.Error(), "53200") {
+			t.Fatal(err)
+		}
+		release(t, session, claims)
+		exec(t, full, `select pg_advisory_unlock_all()`)
+		wantIDs(t, "locks", jobLocks(t, pool))
+		if got := stateOf(t, jobs, ids[3]); got != store.SetAside {
+			t.Errorf("got the cancelled job %q, want it set aside", got)
+		}
 	})
 
 	t.Run("the lock budget is half the table, shared by those who live", func(t *testing.T) {

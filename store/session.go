@@ -135,6 +135,7 @@ type ClaimRequest struct {
 	Held    []int64 // what the session has claimed already, of what this claim may come upon
 	Bytes   int64   // of data, as the table holds it: at most, or one job; 0: 32 MiB
 	After   int64   // only ready jobs without expected_at and with a higher id; 0: all, from the head
+	Back    int64   // but it begins so many ids before After
 	Upto    int64   // and none with a higher id than this, and none that is urgent; 0: no bound
 
 	// What runs beside a suspect must not be what ran beside it when a process died. So a session that has claimed a
@@ -214,8 +215,8 @@ func (x *Session) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
 		claims.Batch = x.batches
 		batch.Queue(`
 			select `+jobColumns+`, deaths, place
-			from `+x.store.function("claim")+`($1, $2, $3::int8multirange, $4, $5, $6, $7, $8, nullif($9::bigint, 0), nullif($10::bigint, 0))`,
-			r.Queue.name, r.Want, multirange(r.Held), x.id, claims.Batch, r.Witnesses, r.Suspects, cmp.Or(r.Bytes, defaultBytes), r.After, r.Upto,
+			from `+x.store.function("claim")+`($1, $2, $3::int8multirange, $4, $5, $6, $7, $8, nullif($9::bigint, 0), nullif($10::bigint, 0), $11)`,
+			r.Queue.name, r.Want, multirange(r.Held), x.id, claims.Batch, r.Witnesses, r.Suspects, cmp.Or(r.Bytes, defaultBytes), r.After, r.Upto, r.Back,
 		).Query(func(rows pgx.Rows) error { return claims.read(rows, r.Queue, x) })
 		batch.Queue(`select clock_timestamp()`).QueryRow(func(row pgx.Row) error {
 			err := row.Scan(&claims.Now)

@@ -167,7 +167,7 @@ begin
 		About: "does not say what it has claimed already, and gets its own locks again",
 		Why:   "without the check of what comes back, too, which would give it back",
 		Edits: []Edit{
-			{"dispatcher/claims.go", `		request.claim.Held = q.hand.after(request.claim.After)
+			{"dispatcher/claims.go", `		request.claim.Held = q.hand.after(request.claim.After - request.claim.Back)
 `, ``},
 			{"dispatcher/claims.go", `		if q.hand.claims[job.ID] != nil {
 `, `		if false {
