@@ -70,7 +70,7 @@ func (d *Dispatcher) command(ctx context.Context, f func(*loop)) error {
 func (l *loop) adopt(next *Dispatcher) {
 	d := l.d
 	next.started = true
-	l.slots.resize(next.options.Concurrency - d.options.Concurrency)
+	more := next.options.Concurrency - d.options.Concurrency
 	logger := d.options.Logger
 	d.options = next.options
 	d.options.Logger = logger
@@ -91,13 +91,14 @@ func (l *loop) adopt(next *Dispatcher) {
 	for _, name := range slices.Sorted(maps.Keys(next.queues)) {
 		fresh := next.queues[name]
 		if i := slices.IndexFunc(l.queues, func(q *queue) bool { return q.name == name }); i >= 0 {
-			l.slots.resizeLine(l.queues[i], fresh.how.Load().options.Concurrency)
-			recoded := l.queues[i].how.Swap(fresh.how.Load()).spelling != fresh.how.Load().spelling
-			fresh = l.queues[i]
-			fresh.leaving = false
-			if recoded { // what waits is to be read by the old codec, and handled by who expects the new one
-				l.handBack(fresh, 0)
+			q, how := l.queues[i], fresh.how.Load()
+			if q.how.Load().spelling != how.spelling { // what waits is to be read by the old codec, and handled by who expects the new one
+				l.handBack(q, 0)
 			}
+			q.how.Store(how)
+			l.slots.resizeLine(q, how.options.Concurrency)
+			q.leaving = false
+			fresh = q
 		} else {
 			l.queues = append(l.queues, fresh)
 			l.slots.enter(fresh)
@@ -105,6 +106,7 @@ func (l *loop) adopt(next *Dispatcher) {
 		fresh.wanted = true
 		d.queues[name] = fresh
 	}
+	l.slots.resize(more) // not before what goes back has gone
 	l.hints.know(d.queues)
 	l.retire()
 }

@@ -409,7 +409,7 @@ func TestAQueueWhoseCodecChangesHandsBackWhatWaits(t *testing.T) {
 	last = ids
 	receive(t, g.entered, "the last of the fast ones")
 	decoded := make(chan error, len(last))
-	adopt(t, d, jobs, dispatcher.Options{Concurrency: 1, Sweep: time.Hour}, func(next *dispatcher.Dispatcher) {
+	adopt(t, d, jobs, dispatcher.Options{Concurrency: 4, Sweep: time.Hour}, func(next *dispatcher.Dispatcher) {
 		next.Handle("apples/gob", dispatcher.HandlerFunc(func(_ context.Context, job *dispatcher.Job) error {
 			var n int
 			err := job.Decode(&n)

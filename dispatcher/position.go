@@ -234,10 +234,14 @@ func (p *position) advance(a answer, full bool) {
 	} else {
 		p.after = 0 // the next one has to be from the head
 	}
-	if short && p.long() { // it has just been looked at, and is for the last walk
+	if short && p.long() { // as far as it has just been looked at, it is for the last walk
+		seen := p.after
+		if full {
+			seen = min(seen, last)
+		}
 		for i := range p.walks[:walkers-1] {
 			w := &p.walks[i]
-			w.trail, w.mark, w.marked = p.after, p.after, a.at
+			w.trail, w.mark, w.marked = seen, seen, a.at
 		}
 	}
 }

@@ -123,6 +123,7 @@ declare
   class     constant integer := {{.Support}}.lock_class();
   part      record;
   fresh     constant bigint := after;
+  behind    boolean; -- a step has begun before that
   step      integer := 64; -- how many rows are tried at once, until a lock is had
   ids       bigint[] := '{}';
   attempts  integer[] := '{}';
@@ -189,13 +190,14 @@ begin
         ) c
       ) t;
       exit when part.tried = 0;
+      behind := after < fresh;
       after := part.last;
       if part.ids is null then
-        if after <= fresh then
-          after := after + least(step, fresh - after);
-        else
+        if not behind then
           after := least(after, 9223372036854775807 - step) + step;
           step := least(2 * step, 4096);
+        elsif after < fresh then
+          after := after + least(step, fresh - after);
         end if;
         continue;
       end if;
@@ -217,7 +219,7 @@ begin
       attempts := attempts || part.attempts;
       places := places || part.places;
       bytes := bytes - part.size;
-      step := 1024;
+      step := case when behind then 64 else 1024 end;
     end loop;
   else
     for part in
@@ -316,11 +318,7 @@ declare
   class    constant integer := {{.Support}}.lock_class();
   released bigint;
 begin
-  begin
-    perform {{.Support}}.catch_up(ids);
-  exception when out_of_memory then -- the lock table is full, and has room after the unlock
-    null;
-  end;
+  perform {{.Support}}.catch_up(ids);
   released := (
     select count(*) filter (where pg_advisory_unlock(class, {{.Support}}.lock_key(id)))
     from unnest(ids) id);
@@ -329,7 +327,8 @@ begin
 end
 $$;
 
--- catch_up: cancels what of these jobs was asked to be cancelled.
+-- catch_up: cancels what of these jobs was asked to be cancelled, if the lock table has room for that: the unlocks
+-- must not fail, nor the claim that follows.
 create function {{.Support}}.catch_up(ids bigint[]) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -344,6 +343,8 @@ begin
       perform {{.Support}}.cancel(asked);
     end if;
   end if;
+exception when out_of_memory then
+  null;
 end
 $$;
 

@@ -250,6 +250,24 @@ func TestAClaimThatBeginsBeforeItsPositionLeapsOverNothingAfterIt(t *testing.T) 
 		wantClaims(t, claims, ids[test.want])
 		held = append(held, ids[test.want])
 	}
+	// Where a step begins before the position and ends behind it, and what it tries is all taken, or one is not.
+	third := openSession(t, jobs)
+	for _, from := range []int{402, 502} {
+		theirs, err := first.Claim(t.Context(), store.ClaimRequest{Queue: apples, Want: 15, After: ids[from], Held: idsOf(others.Jobs)})
+		check(t, err)
+		wantIDs(t, "theirs", slices.Sorted(slices.Values(idsOf(theirs.Jobs))), ids[from+1:from+16]...)
+		if from == 502 {
+			_, err := first.Claim(t.Context(), store.ClaimRequest{Release: ids[from+6 : from+7]})
+			check(t, err)
+		}
+		claims, err := third.Claim(t.Context(), store.ClaimRequest{Queue: apples, Want: 8, After: ids[from+8], Back: 4})
+		check(t, err)
+		want := ids[from+16 : from+24]
+		if from == 502 {
+			want = append([]int64{ids[from+6]}, want[:7]...)
+		}
+		wantIDs(t, "claim", slices.Sorted(slices.Values(idsOf(claims.Jobs))), want...)
+	}
 }
 
 // Whatever leaps and limits leave behind, claims from the head find.
