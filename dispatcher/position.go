@@ -16,7 +16,7 @@ import (
 // the first goes over what the position has passed in the last moment, where most of what is committed late will be, and
 // each further one over what it has passed before that, eight times as long ago. As the parts are longer, their rounds are rarer:
 // what is committed late by some time is found after about that time again. Each walk takes a tenth of the time at most, and
-// a fortieth when it finds nothing.
+// a fortieth when it finds nothing and is not far behind.
 type position struct {
 	after    int64         // 0: the next claim is from the head
 	returned int64         // the least id that was handed back since the last claim was asked for; 0: none
@@ -49,7 +49,7 @@ type walk struct {
 	at          time.Time     // of the latest piece
 	cost        time.Duration // of that
 	vain        int           // pieces without a job, in a row
-	trail, mark int64         // where the position was one or two ages of the walk ago, where its part begins, and one at most
+	trail, mark int64         // where its part begins, and will when the mark is an age of the walk old and a round has ended
 	marked      time.Time
 	from, to    int64         // what is left of the round; nothing: the next one begins
 	began       time.Time     // when it did
@@ -90,7 +90,8 @@ const (
 	firstAge = 25 * time.Millisecond // of the first walk; the last has none, and goes over all the rest
 )
 
-// age is how long ago the position has passed what a walk begins at, or twice as long.
+// age is how long ago the position has passed what a walk begins at, at least, and about twice that at most where rounds
+// are shorter.
 func age(walker int) time.Duration { return firstAge << (3 * walker) }
 
 func (p *position) long() bool { return p.headCost > longHead }
