@@ -54,9 +54,6 @@ func (l *loop) ask() {
 	l.send(request)
 }
 
-// spare is how many locks more the session may hold.
-func (l *loop) spare() int { return l.session.budget - l.locks + len(l.release) + len(l.over) }
-
 func (l *loop) send(request ask) {
 	l.asking = true
 	l.keeper.asks <- request // there is room: no other is under way
@@ -98,7 +95,6 @@ func (l *loop) hear(a answer) {
 	case a.err != nil:
 		return // the session is broken, which the keeper says next
 	}
-	l.full = false
 	switch {
 	case a.settle != nil:
 		l.settleIn(a.settle, a.buckets)
@@ -181,33 +177,6 @@ func (l *loop) take(a answer) {
 	l.slots.add(q, taken)
 }
 
-// pause is how long nothing is asked of a server whose lock table is full.
-const pause = time.Second
-
-// shrink answers a full lock table: hold fewer, so that other sessions get theirs, and ask again after
-// a pause.
-func (l *loop) shrink(a answer) {
-	l.session.budget = max(1, l.locks/2)
-	l.over = append(l.over, a.claim.Over...)
-	l.locks += len(a.claim.Over)
-	l.paused = true
-	l.resume.Reset(pause)
-	l.ended = append(l.ended, a.claim.Ended...)
-	l.unparked = append(l.unparked, a.claim.Unpark...)
-	if q := a.queue; q != nil {
-		q.wanted = true
-		if a.claim.Park { // it may have the lock: a session lock outlives the failed statement
-			q.bucket.held, q.asleep = true, false
-			l.unpark(q.bucket)
-		}
-	}
-	if !l.full {
-		l.full = true
-		l.d.log.Error("the server's lock table is full; running fewer jobs at once",
-			"budget", l.session.budget, "remedy", "raise max_locks_per_transaction, or lower the concurrency", "error", a.err)
-	}
-}
-
 // shed hands back what is buffered far beyond what the handlers will take soon: they have become slower,
 // or the dispatchers more, since it was claimed. Never beside a claim, which could not find what is given back
 // and would bring what comes after it: the next one can, as it gives back first.
@@ -232,7 +201,7 @@ func (l *loop) shed() {
 // open begins the life of a lock session: everything may have changed.
 func (l *loop) open(news opening) {
 	ctx, cancel := context.WithCancelCause(l.inner)
-	l.session = &sessionScope{id: news.id, ctx: ctx, cancel: cancel, budget: news.budget}
+	l.session = &sessionScope{id: news.id, ctx: ctx, cancel: cancel, budget: news.budget, share: news.budget}
 	l.sweep = true
 	if most := l.d.options.Concurrency; news.budget < most {
 		l.d.log.Warn("the server's lock table does not allow so many jobs at once",

@@ -3,6 +3,7 @@ package dispatcher_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -108,6 +109,41 @@ func TestASmallLockTableIsSharedAndNeverFilled(t *testing.T) {
 	}
 	if got := handled.Load(); got != n {
 		t.Errorf("got %d runs, want %d", got, n)
+	}
+}
+
+// The budget that it had left was one job at a time, until the next sweep.
+func TestOnceTheLockTableHasRoomAsManyRunAsBefore(t *testing.T) {
+	pool := poolAt(t, migrated.Database(t))
+	jobs := store.New(pool, store.Options{})
+	const n = 16
+	log := &syncBuffer{}
+	d := dispatcher.New(jobs, dispatcher.Options{
+		Sweep: time.Hour, Logger: slog.New(slog.NewTextHandler(log, nil)), Queue: dispatcher.QueueOptions{Concurrency: n},
+	})
+	entered, proceed := make(chan struct{}, 2*n), make(chan struct{})
+	d.Handle("apples", dispatcher.HandlerFunc(func(context.Context, *dispatcher.Job) error {
+		entered <- struct{}{}
+		<-proceed
+		return nil
+	}))
+	start(t, d)
+	defer close(proceed)
+	asleep(t, pool)
+	exec(t, pool, `
+		create function full_table() returns trigger language plpgsql as $$
+		begin
+		  raise exception 'out of shared memory' using errcode = 'out_of_memory';
+		end
+		$$`)
+	exec(t, pool, `create trigger full_table before insert on pq_dispatch.ledger execute function full_table()`)
+	if _, err := store.PutMany(t.Context(), jobs.Queue("apples"), slices.Values(make([]int, 2*n))); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is told of", func() bool { return strings.Contains(log.String(), "lock table is full") })
+	exec(t, pool, `drop trigger full_table on pq_dispatch.ledger`)
+	for range n {
+		receive(t, entered, "as many as there are slots")
 	}
 }
 

@@ -64,14 +64,14 @@ type loop struct {
 	surveyed chan surveyed
 	burying  bool // the dead are being seen to
 	buried   chan struct{}
-	locks    int     // held by the session
-	release  []int64 // to be given back with the next ask
-	over     []int64 // likewise, of jobs that will not run again
-	ended    []int64 // batches to be struck from the ledger with it
-	unparked []int32 // wake locks to be given up with it
-	full     bool    // the server's lock table is, and that has been logged
-	paused   bool    // nothing is asked, until resume
-	resume   *time.Timer
+	locks    int           // held by the session
+	release  []int64       // to be given back with the next ask
+	over     []int64       // likewise, of jobs that will not run again
+	ended    []int64       // batches to be struck from the ledger with it
+	unparked []int32       // wake locks to be given up with it
+	full     bool          // the server's lock table was a while ago, and that has been logged
+	paused   bool          // nothing is asked, until resume
+	resume   *time.Timer   // of a pause, and of a budget that grows
 	batches  map[int64]int // how many of a batch's jobs have not ended
 	early    []int64       // jobs that were cancelled while an ask was under way that may bring them
 	offset   time.Duration // of the database's clock from ours; known after the first claim
@@ -203,7 +203,7 @@ func (l *loop) run(ctx context.Context) error {
 			telemetry.Wake(ctx, "timer")
 			l.advance()
 		case <-l.resume.C:
-			l.paused = false
+			l.regain()
 		case command := <-l.d.commands:
 			command(l)
 		case <-l.sweeps.C:

@@ -28,7 +28,8 @@ type sessionScope struct {
 	id     int32
 	ctx    context.Context // of the handlers
 	cancel context.CancelCauseFunc
-	budget int // how many locks it may hold
+	budget int // how many locks it may hold now
+	share  int // of the server's locks: how many it may hold, when the lock table was not full a while ago
 
 	lost     atomic.Bool // it broke; the contexts may have had another end before
 	surveyed bool        // once: claims wait for it, as what the dead have left must be counted before it is run again
