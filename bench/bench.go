@@ -24,7 +24,8 @@ type Bench struct {
 	Summary string // one line
 	Flag    string // of the command that is called like the name before the hyphen; empty: this is a command
 	Full    Scale
-	Quick   Scale // with Options.Quick
+	Quick   Scale             // with Options.Quick
+	Server  map[string]string // settings of a server that is started for it, beside the usual ones
 
 	run func(context.Context, *harness) error
 }
@@ -81,6 +82,7 @@ func Benches() []Bench {
 		}, {
 			Name: "idle", Summary: "What 3 dispatchers of 10 queues cost when there is nothing to do",
 			Full: Scale{Duration: time.Minute, Rounds: 1}, Quick: Scale{Duration: 12 * time.Second}, run: rounds(idle),
+			Server: map[string]string{"log_statement": "all"}, // to count them
 		}, {
 			Name: "fairness", Summary: "How evenly processes share jobs, and whether an urgent one goes first",
 			Full: Scale{Jobs: 100_000, Rounds: 3}, Quick: Scale{Jobs: 20_000, Rounds: 1}, run: rounds(fairness),

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"runtime"
 	"sync"
@@ -54,6 +55,7 @@ type harness struct {
 	started int // dispatcher processes, of all fleets
 
 	scratch *scratch.Scratch
+	log     *serverLog
 	server  *devpg.Server // nil: the database was given
 	url     string
 	schema  string
@@ -71,11 +73,14 @@ func open(ctx context.Context, b Bench, o Options) (_ *harness, err error) {
 		options: o,
 		scale:   scale.over(b.Full),
 		show:    newProgress(b.Name, o.Stderr),
+		log:     &serverLog{Writer: scratch.Announcements{Writer: o.Stderr}},
 	}
 	if o.DatabaseURL == "" {
 		h.show.step("starting a PostgreSQL")
 	}
-	h.scratch, err = scratch.Open(ctx, scratch.Options{For: "bench", DatabaseURL: o.DatabaseURL, Settings: benchSettings, Log: o.Stderr})
+	set := maps.Clone(benchSettings)
+	maps.Copy(set, b.Server)
+	h.scratch, err = scratch.Open(ctx, scratch.Options{For: "bench", DatabaseURL: o.DatabaseURL, Settings: set, Log: h.log})
 	if err != nil {
 		h.show.end()
 		return nil, err

@@ -15,9 +15,10 @@ const (
 	idleQueues    = 10
 )
 
-// idle has dispatchers wait and counts the server's transactions, which are their statements, for none
-// of these is in a transaction with another. Those that there are without dispatchers, autovacuum's, are the
-// floor. In a given database others may add theirs.
+// idle has dispatchers wait and counts their statements by the log of a server that was started for it, and in a given database
+// by its transactions. (Of some it hears late: a session tells when it has been idle for up to ten seconds, and one that has touched
+// no table, as a listener and who watches a neighbour, not before it ends.) Those that there are without dispatchers are the
+// floor. In a given database others may add theirs, autovacuum first.
 func idle(ctx context.Context, h *harness) error {
 	h.atMost("statements_per_second_and_process", 0.2)
 	h.atMost("cpu_percent", 0.2)
@@ -35,7 +36,6 @@ func idle(ctx context.Context, h *harness) error {
 		s.Queues = append(s.Queues, fmt.Sprintf("idle %d", i))
 	}
 	return h.with(ctx, idleProcesses, s, func(f *fleet) error {
-		// The statistics of a session are told when it has been idle for a while: up to ten seconds.
 		if err := h.wait(ctx, "coming to rest", min(11*time.Second, h.scale.Duration)); err != nil {
 			return err
 		}
@@ -57,8 +57,7 @@ type rates struct{ statements, cpu, wal float64 }
 
 // atRest is what the server does while the benchmark's duration passes. cpu is in percent of one.
 func (h *harness) atRest(ctx context.Context, what string) (r rates, err error) {
-	// One connection for both readings, so that we know what is ours.
-	conn, err := h.pool.Acquire(ctx)
+	conn, err := h.pool.Acquire(ctx) // one for both readings, so that we know what is ours
 	if err != nil {
 		return r, err
 	}
@@ -67,7 +66,7 @@ func (h *harness) atRest(ctx context.Context, what string) (r rates, err error) 
 	if err != nil {
 		return r, err
 	}
-	before, err := transactions(ctx, conn.Conn())
+	before, err := h.statements(ctx, conn.Conn())
 	if err != nil {
 		return r, err
 	}
@@ -76,7 +75,7 @@ func (h *harness) atRest(ctx context.Context, what string) (r rates, err error) 
 		return r, err
 	}
 	seconds := time.Since(start).Seconds()
-	after, err := transactions(ctx, conn.Conn())
+	after, err := h.statements(ctx, conn.Conn())
 	if err != nil {
 		return r, err
 	}
@@ -85,15 +84,14 @@ func (h *harness) atRest(ctx context.Context, what string) (r rates, err error) 
 		return r, err
 	}
 	used = usedAfter.since(used)
-	return rates{max(0, after-before-ownTransactions) / seconds, used.cpu / seconds * 100, used.wal / seconds}, nil
+	return rates{max(0, after-before) / seconds, used.cpu / seconds * 100, used.wal / seconds}, nil
 }
 
-// ownTransactions are those of two readings: the first one's query, the second one's flush.
-const ownTransactions = 2
-
-// transactions is how many there were in the database so far, those of idle sessions and this one
-// included.
-func transactions(ctx context.Context, conn *pgx.Conn) (n float64, err error) {
+// statements is how many there were so far. What it asks itself, twice in a given database, is in the floor as well.
+func (h *harness) statements(ctx context.Context, conn *pgx.Conn) (n float64, err error) {
+	if h.server != nil {
+		return float64(h.log.count()), nil
+	}
 	if _, err = conn.Exec(ctx, `select pg_stat_force_next_flush()`); err == nil {
 		err = conn.QueryRow(ctx, `
 			select (xact_commit + xact_rollback)::float8

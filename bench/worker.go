@@ -103,6 +103,7 @@ func (w *worker) run(ctx context.Context, out *json.Encoder, stderr io.Writer) e
 		return err
 	}
 	config.ConnConfig.RuntimeParams["application_name"] = w.Schema + " " + w.Name
+	config.ShouldPing = store.ShouldPing
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return err

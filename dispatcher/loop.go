@@ -23,7 +23,7 @@ const (
 	minHorizon = time.Minute
 
 	// heartbeat of the listener. With the sweep and the ring it keeps an idle process below one
-	// statement in 5 seconds, the pings of its pool aside.
+	// statement in 5 seconds, the pings of its pool aside: see store.ShouldPing.
 	heartbeat = 30 * time.Second
 
 	wheelTick = time.Millisecond

@@ -363,15 +363,25 @@ func (s *Store) Sweep(ctx context.Context, dispatcher int32, queues []*Queue) (S
 	for i, q := range queues {
 		names[i] = q.name
 	}
-	var found Survey
-	var due []bool
-	var next []*float64 // in seconds
-	err := s.db.QueryRow(ctx, `select due, next_due, dead, budget, lit, cancelled from `+s.function("sweep")+`($1, $2)`, names, dispatcher).
-		Scan(&due, &next, &found.Dead, &found.Budget, &found.Lit, &found.Cancelled)
+	found, err := s.sweep(context.WithValue(ctx, unpinged{}, true), dispatcher, names)
+	if err != nil && ctx.Err() == nil { // its connection may have been broken for a while
+		found, err = s.sweep(ctx, dispatcher, names)
+	}
 	if err != nil {
 		return Survey{}, fmt.Errorf("store: sweep: %w", explain(err))
 	}
-	for i := range queues {
+	return found, nil
+}
+
+func (s *Store) sweep(ctx context.Context, dispatcher int32, names []string) (found Survey, err error) {
+	var due []bool
+	var next []*float64 // in seconds
+	err = s.db.QueryRow(ctx, `select due, next_due, dead, budget, lit, cancelled from `+s.function("sweep")+`($1, $2)`, names, dispatcher).
+		Scan(&due, &next, &found.Dead, &found.Budget, &found.Lit, &found.Cancelled)
+	if err != nil {
+		return found, err
+	}
+	for i := range names {
 		o := Outlook{Due: due[i], NextDue: -1}
 		if next[i] != nil {
 			o.NextDue = delay(next[i], farAway)

@@ -196,6 +196,7 @@ func (a *app) openAt(ctx context.Context, address, direct string, o store.Option
 		return nil, nil, badAddress(a.source, err)
 	}
 	adjust(pooled.ConnConfig)
+	pooled.ShouldPing = store.ShouldPing
 	if direct != "" {
 		single, err := pgx.ParseConfig(direct)
 		if err != nil {

@@ -121,7 +121,7 @@ func open(ctx context.Context, o Options) (_ *demo, err error) {
 	if o.DatabaseURL == "" {
 		fmt.Fprintln(o.Stderr, "no database is given; starting a PostgreSQL for the demo")
 	}
-	place, err := scratch.Open(ctx, scratch.Options{For: "demo", DatabaseURL: o.DatabaseURL, Log: o.Stderr})
+	place, err := scratch.Open(ctx, scratch.Options{For: "demo", DatabaseURL: o.DatabaseURL, Log: scratch.Announcements{Writer: o.Stderr}})
 	if err != nil {
 		return nil, err
 	}

@@ -30,7 +30,7 @@ type Options struct {
 	For         string            // is part of the schema's name: among those of a database it says where it comes from
 	DatabaseURL string            // empty: a server is started
 	Settings    map[string]string // of that server
-	Log         io.Writer         // hears of the start of that server, such as that one is downloaded
+	Log         io.Writer         // hears that server's log, and that one is downloaded
 }
 
 // Scratch is a place to work in. One goroutine opens, migrates and closes it.
@@ -47,7 +47,7 @@ func Open(ctx context.Context, o Options) (*Scratch, error) {
 	s := &Scratch{URL: o.DatabaseURL, Schema: "pq_dispatch_" + o.For + "_" + strings.ToLower(rand.Text()[:12])}
 	if s.URL == "" {
 		var err error
-		s.Server, err = devpg.Start(ctx, devpg.Options{Own: true, Settings: o.Settings, Log: Announcements{o.Log}, Download: download.PostgreSQL})
+		s.Server, err = devpg.Start(ctx, devpg.Options{Own: true, Settings: o.Settings, Log: o.Log, Download: download.PostgreSQL})
 		if err != nil {
 			return nil, err
 		}
