@@ -1,37 +1,62 @@
 package bench
 
 import (
+	"bytes"
 	"io"
+	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pq-dispatch/pq-dispatch/internal/devpg"
+	"github.com/pq-dispatch/pq-dispatch/internal/devpg/pgtest"
 )
 
 func TestTheServersLogTellsHowManyStatementsThereWere(t *testing.T) {
-	for _, b := range Benches() {
-		if b.Name != "idle" {
-			continue
-		}
-		h, err := open(t.Context(), b, options(t, "", Scale{}))
-		if err != nil {
+	i := slices.IndexFunc(Benches(), func(b Bench) bool { return b.Name == "idle" })
+	var text bytes.Buffer
+	log := &serverLog{Writer: &text}
+	server := pgtest.Server(t, devpg.Options{Settings: Benches()[i].Server, Log: log})
+	conn, err := pgx.Connect(t.Context(), server.URL(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	// count is how many there were, once the log has come as far as this mark.
+	count := func(mark string) int {
+		t.Helper()
+		if _, err := conn.Exec(t.Context(), "select '"+mark+"'"); err != nil {
 			t.Fatal(err)
 		}
-		defer h.close()
-		before := h.log.count()
-		for i := range 20 {
-			if _, err := h.pool.Exec(t.Context(), "select\n$1::integer", i); err != nil {
-				t.Fatal(err)
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for {
+			log.mu.Lock()
+			heard := strings.Contains(text.String(), mark+"'\n")
+			log.mu.Unlock()
+			if heard {
+				return log.count()
 			}
-			if _, err := h.pool.Exec(t.Context(), "select\n1"); err != nil {
-				t.Fatal(err)
+			select {
+			case <-tick.C:
+			case <-t.Context().Done():
+				t.Fatal("the mark is not in the log")
 			}
 		}
-		deadline := time.Now().Add(time.Minute)
-		for h.log.count() < before+40 && time.Now().Before(deadline) {
-			time.Sleep(time.Millisecond) // it comes by a pipe
+	}
+	before := count("the first mark")
+	for i := range 20 {
+		if _, err := conn.Exec(t.Context(), "select\n$1::integer", i); err != nil {
+			t.Fatal(err)
 		}
-		if got := h.log.count() - before; got != 40 {
-			t.Errorf("got %d statements, want 40", got)
+		if err := conn.Ping(t.Context()); err != nil {
+			t.Fatal(err)
 		}
+	}
+	if got := count("the second mark") - before; got != 41 {
+		t.Errorf("got %d statements, want 40 and the mark", got)
 	}
 }
 

@@ -60,6 +60,7 @@ func (w *tuneWorker) run(ctx context.Context, out *json.Encoder, stderr io.Write
 		return err
 	}
 	config.ConnConfig.RuntimeParams["application_name"] = w.Schema + " " + w.Name
+	config.ShouldPing = store.ShouldPing
 	if w.told.Connections > 0 {
 		config.MaxConns = int32(w.told.Connections)
 		config.MinConns = min(config.MinConns, config.MaxConns)

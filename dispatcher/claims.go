@@ -42,7 +42,7 @@ func (l *loop) ask() {
 		request.claim.Back = q.place.back()
 		request.claim.Held = q.hand.after(request.claim.After - request.claim.Back)
 	}
-	if request.queue == nil || l.locks-len(l.release)+request.claim.Want > l.session.budget {
+	if request.queue == nil || l.locks-len(l.release)+request.claim.Want > l.session.allowance.budget {
 		// No claim waits for the unlocks, or it needs the room.
 		request.claim.Release, request.claim.Over = slices.Concat(l.release, l.over), nil
 	}
@@ -99,6 +99,7 @@ func (l *loop) hear(a answer) {
 	case a.settle != nil:
 		l.settleIn(a.settle, a.buckets)
 	case a.queue != nil:
+		l.session.allowance.grant()
 		l.take(a)
 		for _, id := range l.early {
 			l.cancel(id, a.at)
@@ -201,7 +202,8 @@ func (l *loop) shed() {
 // open begins the life of a lock session: everything may have changed.
 func (l *loop) open(news opening) {
 	ctx, cancel := context.WithCancelCause(l.inner)
-	l.session = &sessionScope{id: news.id, ctx: ctx, cancel: cancel, budget: news.budget, share: news.budget}
+	l.session = &sessionScope{id: news.id, ctx: ctx, cancel: cancel}
+	l.session.allowance.entitle(news.budget)
 	l.sweep = true
 	if most := l.d.options.Concurrency; news.budget < most {
 		l.d.log.Warn("the server's lock table does not allow so many jobs at once",

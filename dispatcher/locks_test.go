@@ -130,6 +130,20 @@ func TestOnceTheLockTableHasRoomAsManyRunAsBefore(t *testing.T) {
 	start(t, d)
 	defer close(proceed)
 	asleep(t, pool)
+	makeRoom := fillTable(t, pool)
+	if _, err := store.PutMany(t.Context(), jobs.Queue("apples"), slices.Values(make([]int, 2*n))); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is told of", func() bool { return strings.Contains(log.String(), "lock table is full") })
+	makeRoom()
+	for range n {
+		receive(t, entered, "as many as there are slots")
+	}
+}
+
+// fillTable has each claim fail as when the server's lock table is full.
+func fillTable(t *testing.T, pool *pgxpool.Pool) (makeRoom func()) {
+	t.Helper()
 	exec(t, pool, `
 		create function full_table() returns trigger language plpgsql as $$
 		begin
@@ -137,13 +151,36 @@ func TestOnceTheLockTableHasRoomAsManyRunAsBefore(t *testing.T) {
 		end
 		$$`)
 	exec(t, pool, `create trigger full_table before insert on pq_dispatch.ledger execute function full_table()`)
-	if _, err := store.PutMany(t.Context(), jobs.Queue("apples"), slices.Values(make([]int, 2*n))); err != nil {
+	return func() { exec(t, pool, `drop trigger full_table on pq_dispatch.ledger`) }
+}
+
+// What was handed back meanwhile was not struck from the ledger, and so counted as lost in a crash.
+func TestStoppingInThePauseAfterAFullLockTableHandsBackUncounted(t *testing.T) {
+	pool := poolAt(t, migrated.Database(t))
+	jobs := store.New(pool, store.Options{})
+	log := &syncBuffer{}
+	d := dispatcher.New(jobs, dispatcher.Options{Grace: time.Millisecond, Logger: slog.New(slog.NewTextHandler(log, nil))})
+	entered := make(chan struct{}, 10)
+	d.Handle("apples", dispatcher.HandlerFunc(func(ctx context.Context, _ *dispatcher.Job) error {
+		entered <- struct{}{}
+		<-ctx.Done()
+		return ctx.Err()
+	}))
+	r := start(t, d)
+	put(t, jobs.Queue("apples"), "Cox")
+	receive(t, entered, "the job")
+	fillTable(t, pool)
+	put(t, jobs.Queue("apples"), "Boskoop")
+	eventually(t, "it is told of", func() bool { return strings.Contains(log.String(), "lock table is full") })
+	if err := r.end(); err != nil {
+		t.Error(err)
+	}
+	var batches int
+	if err := pool.QueryRow(t.Context(), `select count(*) from pq_dispatch.ledger`).Scan(&batches); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it is told of", func() bool { return strings.Contains(log.String(), "lock table is full") })
-	exec(t, pool, `drop trigger full_table on pq_dispatch.ledger`)
-	for range n {
-		receive(t, entered, "as many as there are slots")
+	if batches != 0 {
+		t.Errorf("got %d batches in the ledger, which whoever buries the dispatcher takes for lost", batches)
 	}
 }
 

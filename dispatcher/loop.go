@@ -69,7 +69,6 @@ type loop struct {
 	over     []int64       // likewise, of jobs that will not run again
 	ended    []int64       // batches to be struck from the ledger with it
 	unparked []int32       // wake locks to be given up with it
-	full     bool          // the server's lock table was a while ago, and that has been logged
 	paused   bool          // nothing is asked, until resume
 	resume   *time.Timer   // of a pause, and of a budget that grows
 	batches  map[int64]int // how many of a batch's jobs have not ended
@@ -85,6 +84,7 @@ type loop struct {
 	returning map[*queue]bool // jobs of these were handed back: wake the others once they are free
 
 	stopping   bool
+	forsaken   bool           // and the lock table is full: what was to be given back last stays with the session
 	background sync.WaitGroup // all goroutines but the slots' workers
 }
 

@@ -25,11 +25,10 @@ const (
 // sessionScope is the life of one lock session: its claims, and the contexts of their handlers,
 // end with it.
 type sessionScope struct {
-	id     int32
-	ctx    context.Context // of the handlers
-	cancel context.CancelCauseFunc
-	budget int // how many locks it may hold now
-	share  int // of the server's locks: how many it may hold, when the lock table was not full a while ago
+	id        int32
+	ctx       context.Context // of the handlers
+	cancel    context.CancelCauseFunc
+	allowance allowance
 
 	lost     atomic.Bool // it broke; the contexts may have had another end before
 	surveyed bool        // once: claims wait for it, as what the dead have left must be counted before it is run again

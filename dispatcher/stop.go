@@ -67,7 +67,7 @@ func (l *loop) call(q *queue) {
 // atRest tells whether nothing is left to be done: a stopping dispatcher may go.
 func (l *loop) atRest() bool {
 	return l.slots.empty() && !l.settling && l.alone == 0 &&
-		(l.session == nil || l.paused || !l.asking && len(l.release)+len(l.over)+len(l.ended)+len(l.unparked) == 0)
+		(l.session == nil || l.forsaken || !l.asking && len(l.release)+len(l.over)+len(l.ended)+len(l.unparked) == 0)
 }
 
 // abandon gives up on what did not end in time.

@@ -83,7 +83,7 @@ func (l *loop) hearSurvey(s surveyed) {
 			l.expect(s.queues[i], outlook.NextDue)
 		}
 	}
-	l.session.entitle(s.survey.Budget)
+	l.session.allowance.entitle(s.survey.Budget)
 	for _, id := range s.survey.Cancelled { // who asked may not have been heard
 		l.cancel(id, s.begun) // a later run it does not know of
 	}

@@ -364,13 +364,19 @@ func (s *Store) Sweep(ctx context.Context, dispatcher int32, queues []*Queue) (S
 		names[i] = q.name
 	}
 	found, err := s.sweep(context.WithValue(ctx, unpinged{}, true), dispatcher, names)
-	if err != nil && ctx.Err() == nil { // its connection may have been broken for a while
+	if err != nil && ctx.Err() == nil && s.Concurrent() && !answered(err) { // its connection has been broken for a while
 		found, err = s.sweep(ctx, dispatcher, names)
 	}
 	if err != nil {
 		return Survey{}, fmt.Errorf("store: sweep: %w", explain(err))
 	}
 	return found, nil
+}
+
+// answered tells whether an error is the server's about a statement, after which the connection lives.
+func answered(err error) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pg.SeverityUnlocalized == "ERROR"
 }
 
 func (s *Store) sweep(ctx context.Context, dispatcher int32, names []string) (found Survey, err error) {

@@ -94,6 +94,7 @@ func connect(ctx context.Context, s settings, connections int32) (*pgxpool.Pool,
 	}
 	config.MaxConns = connections
 	config.ConnConfig.RuntimeParams["application_name"] = s.Schema + " " + s.Name
+	config.ShouldPing = store.ShouldPing
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, nil, err
