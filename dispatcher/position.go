@@ -73,10 +73,10 @@ const (
 	urgentLook = 20 * time.Millisecond // between looks of a queue whose buffer is full
 	longHead   = 5 * time.Millisecond  // a look from there that takes longer is broken up
 
-	// Between looks from a long head all the same, which suspects wait for: rarely enough that fewer than one job
-	// in a hundred waits for such a look to end.
+	// Between looks from a long head all the same, which suspects wait for: rarely enough that one job in a thousand waits
+	// for such a look to end.
 	wholeLook  = time.Minute
-	wholeShare = 200
+	wholeShare = 1000
 
 	pieceTime  = 4 * time.Millisecond // for a piece, or twice as long as a look ahead takes, where the server is busy
 	exchange   = time.Millisecond     // of which so much at most is the exchange itself, whatever there is to be looked at
