@@ -55,7 +55,7 @@ type harness struct {
 	started int // dispatcher processes, of all fleets
 
 	scratch *scratch.Scratch
-	log     *serverLog
+	log     *statementLog
 	server  *devpg.Server // nil: the database was given
 	url     string
 	schema  string
@@ -73,14 +73,15 @@ func open(ctx context.Context, b Bench, o Options) (_ *harness, err error) {
 		options: o,
 		scale:   scale.over(b.Full),
 		show:    newProgress(b.Name, o.Stderr),
-		log:     &serverLog{Writer: scratch.Announcements{Writer: o.Stderr}},
+		log:     newStatementLog(),
 	}
 	if o.DatabaseURL == "" {
 		h.show.step("starting a PostgreSQL")
 	}
 	set := maps.Clone(benchSettings)
 	maps.Copy(set, b.Server)
-	h.scratch, err = scratch.Open(ctx, scratch.Options{For: "bench", DatabaseURL: o.DatabaseURL, Settings: set, Log: h.log})
+	log := io.MultiWriter(scratch.Announcements{Writer: o.Stderr}, h.log)
+	h.scratch, err = scratch.Open(ctx, scratch.Options{For: "bench", DatabaseURL: o.DatabaseURL, Settings: set, Log: log})
 	if err != nil {
 		h.show.end()
 		return nil, err

@@ -57,7 +57,7 @@ type rates struct{ statements, cpu, wal float64 }
 
 // atRest is what the server does while the benchmark's duration passes. cpu is in percent of one.
 func (h *harness) atRest(ctx context.Context, what string) (r rates, err error) {
-	conn, err := h.pool.Acquire(ctx) // one for both readings, so that we know what is ours
+	conn, err := h.pool.Acquire(ctx) // one for both readings, so that what they add themselves is the same each time
 	if err != nil {
 		return r, err
 	}
@@ -90,7 +90,7 @@ func (h *harness) atRest(ctx context.Context, what string) (r rates, err error) 
 // statements is how many there were so far. What it asks itself, twice in a given database, is in the floor as well.
 func (h *harness) statements(ctx context.Context, conn *pgx.Conn) (n float64, err error) {
 	if h.server != nil {
-		return float64(h.log.count()), nil
+		return float64(h.log.statements.Load()), nil
 	}
 	if _, err = conn.Exec(ctx, `select pg_stat_force_next_flush()`); err == nil {
 		err = conn.QueryRow(ctx, `

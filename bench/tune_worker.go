@@ -15,12 +15,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
-
 	"github.com/pq-dispatch/pq-dispatch/dispatcher"
 	"github.com/pq-dispatch/pq-dispatch/internal/child"
 	"github.com/pq-dispatch/pq-dispatch/internal/handler"
-	"github.com/pq-dispatch/pq-dispatch/store"
+	"github.com/pq-dispatch/pq-dispatch/internal/scratch"
 )
 
 // tuneSettings are what such a process is told on its standard input.
@@ -55,17 +53,7 @@ type tuneWorker struct {
 }
 
 func (w *tuneWorker) run(ctx context.Context, out *json.Encoder, stderr io.Writer) (err error) {
-	config, err := pgxpool.ParseConfig(w.DatabaseURL)
-	if err != nil {
-		return err
-	}
-	config.ConnConfig.RuntimeParams["application_name"] = w.Schema + " " + w.Name
-	config.ShouldPing = store.ShouldPing
-	if w.told.Connections > 0 {
-		config.MaxConns = int32(w.told.Connections)
-		config.MinConns = min(config.MinConns, config.MaxConns)
-	}
-	pool, err := pgxpool.NewWithConfig(ctx, config)
+	pool, err := scratch.Pool(ctx, w.DatabaseURL, w.Schema, w.Name, int32(w.told.Connections))
 	if err != nil {
 		return err
 	}
@@ -76,7 +64,7 @@ func (w *tuneWorker) run(ctx context.Context, out *json.Encoder, stderr io.Write
 		}
 		defer func() { _ = w.exec.Close(context.WithoutCancel(ctx)) }() // the dispatcher has ended by then, and all jobs
 	}
-	jobs := store.New(pool, store.Options{Schema: w.Schema, Table: tableName})
+	jobs := scratch.Store(pool, w.Schema)
 	d := dispatcher.New(jobs, dispatcher.Options{
 		Concurrency: w.Concurrency,
 		Queue:       dispatcher.QueueOptions{Prefetch: w.told.Prefetch},

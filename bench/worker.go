@@ -14,13 +14,11 @@ import (
 	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
-
 	"github.com/pq-dispatch/pq-dispatch/dispatcher"
 	"github.com/pq-dispatch/pq-dispatch/internal/child"
 	"github.com/pq-dispatch/pq-dispatch/internal/proc"
+	"github.com/pq-dispatch/pq-dispatch/internal/scratch"
 	"github.com/pq-dispatch/pq-dispatch/internal/workers"
-	"github.com/pq-dispatch/pq-dispatch/store"
 )
 
 // settings are what a process is told on its standard input.
@@ -98,18 +96,12 @@ func newWorker() *worker {
 
 func (w *worker) run(ctx context.Context, out *json.Encoder, stderr io.Writer) error {
 	w.TellStarts = w.Starts
-	config, err := pgxpool.ParseConfig(w.DatabaseURL)
-	if err != nil {
-		return err
-	}
-	config.ConnConfig.RuntimeParams["application_name"] = w.Schema + " " + w.Name
-	config.ShouldPing = store.ShouldPing
-	pool, err := pgxpool.NewWithConfig(ctx, config)
+	pool, err := scratch.Pool(ctx, w.DatabaseURL, w.Schema, w.Name, 0)
 	if err != nil {
 		return err
 	}
 	defer pool.Close()
-	jobs := store.New(pool, store.Options{Schema: w.Schema, Table: tableName})
+	jobs := scratch.Store(pool, w.Schema)
 	d := dispatcher.New(jobs, dispatcher.Options{
 		Concurrency: w.Concurrency,
 		Grace:       grace,

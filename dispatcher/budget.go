@@ -47,13 +47,12 @@ func (a *allowance) shrink(locks int) (news bool) {
 	return news
 }
 
-// grow doubles the budget, and tells whether it will again.
-func (a *allowance) grow() bool {
+// grow doubles the budget, if it grows.
+func (a *allowance) grow() {
 	if a.grows {
 		a.budget = min(max(1, 2*a.budget), a.share)
 		a.grows = a.budget < a.share
 	}
-	return a.grows
 }
 
 // spare is how many locks more the session may hold.
@@ -94,7 +93,10 @@ func (l *loop) regain() {
 	if l.session == nil { // the next one begins with all of its share
 		return
 	}
-	if wasPaused && l.session.allowance.grows || !wasPaused && l.session.allowance.grow() {
+	if !wasPaused {
+		l.session.allowance.grow()
+	}
+	if l.session.allowance.grows {
 		l.resume.Reset(regrowth)
 	}
 }

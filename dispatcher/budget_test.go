@@ -1,12 +1,15 @@
 package dispatcher
 
-import "testing"
+import (
+	"slices"
+	"testing"
+)
 
 // budgets lets the allowance grow and claim between, and returns the budgets until it grows no more.
 func budgets(a *allowance) (all []int) {
-	for more := a.grows; more; {
+	for a.grows {
 		a.grant()
-		more = a.grow()
+		a.grow()
 		all = append(all, a.budget)
 	}
 	return all
@@ -14,15 +17,8 @@ func budgets(a *allowance) (all []int) {
 
 func wantBudgets(t *testing.T, when string, got []int, want ...int) {
 	t.Helper()
-	if len(got) != len(want) {
+	if !slices.Equal(got, want) {
 		t.Errorf("%s: got budgets of %v, want %v", when, got, want)
-		return
-	}
-	for i := range got {
-		if got[i] != want[i] {
-			t.Errorf("%s: got budgets of %v, want %v", when, got, want)
-			return
-		}
 	}
 }
 

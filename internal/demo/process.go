@@ -88,14 +88,7 @@ func Process(ctx context.Context, role string, stdin io.Reader, stdout, stderr i
 
 // connect opens a pool of at most that many connections, named after the process.
 func connect(ctx context.Context, s settings, connections int32) (*pgxpool.Pool, *store.Store, error) {
-	config, err := pgxpool.ParseConfig(s.DatabaseURL)
-	if err != nil {
-		return nil, nil, err
-	}
-	config.MaxConns = connections
-	config.ConnConfig.RuntimeParams["application_name"] = s.Schema + " " + s.Name
-	config.ShouldPing = store.ShouldPing
-	pool, err := pgxpool.NewWithConfig(ctx, config)
+	pool, err := scratch.Pool(ctx, s.DatabaseURL, s.Schema, s.Name, connections)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/pq-dispatch/pq-dispatch/internal/devpg"
 	"github.com/pq-dispatch/pq-dispatch/internal/faults/journal"
 )
 
@@ -18,35 +19,29 @@ var logSettings = map[string]string{"log_line_prefix": "%n %p ", "log_disconnect
 
 // serverLog writes the journal's events of a server's log. It is an io.Writer for the log.
 type serverLog struct {
-	journal *journal.Writer
+	devpg.Lines
 
 	mu     sync.Mutex
-	rest   []byte
 	offset int64 // of the server's clock from the journal's, in ns; 0: not known yet
 }
 
-// know sets the offset.
+func newServerLog(j *journal.Writer) *serverLog {
+	l := &serverLog{}
+	l.Each = func(line []byte) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if e, ok := l.event(line); ok && l.offset != 0 {
+			j.Write(e)
+		}
+	}
+	return l
+}
+
+// know sets the offset. What is read before it is known, or is 0 again, is not written.
 func (l *serverLog) know(offset int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.offset = offset
-}
-
-// Write takes a part of the log.
-func (l *serverLog) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.rest = append(l.rest, p...)
-	for {
-		line, rest, whole := bytes.Cut(l.rest, []byte{'\n'})
-		if !whole {
-			return len(p), nil
-		}
-		if e, ok := l.event(line); ok && l.offset != 0 {
-			l.journal.Write(e)
-		}
-		l.rest = append([]byte(nil), rest...)
-	}
 }
 
 // event reads a line.

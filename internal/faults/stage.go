@@ -78,7 +78,7 @@ func open(ctx context.Context, o *plan, needs scene.Needs, dir string, log *slog
 	survey, end := context.WithCancel(context.WithoutCancel(ctx))
 	st.unsurvey = end
 	st.surveying.Go(func() { st.survey(survey) })
-	st.log = &serverLog{journal: j}
+	st.log = newServerLog(j)
 	if err := st.openServers(ctx, needs); err != nil {
 		return nil, err
 	}

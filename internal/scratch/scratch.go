@@ -61,6 +61,22 @@ func Store(pool *pgxpool.Pool, schema string) *store.Store {
 	return store.New(pool, store.Options{Schema: schema, Table: Table})
 }
 
+// Pool opens the pool of a process that works in the schema, named after it: of at most so many connections, or as many as
+// the address says or pgxpool does, if that is 0.
+func Pool(ctx context.Context, url, schema, name string, connections int32) (*pgxpool.Pool, error) {
+	config, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, err
+	}
+	config.ConnConfig.RuntimeParams["application_name"] = schema + " " + name
+	config.ShouldPing = store.ShouldPing
+	if connections > 0 {
+		config.MaxConns = connections
+		config.MinConns = min(config.MinConns, connections)
+	}
+	return pgxpool.NewWithConfig(ctx, config)
+}
+
 // Migrate makes the schemas.
 func (s *Scratch) Migrate(ctx context.Context, jobs *store.Store) error {
 	s.support = jobs.Channel()
